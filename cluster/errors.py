@@ -1,0 +1,46 @@
+"""Exceptions that users may catch, and the exit codes of a cluster."""
+
+from __future__ import annotations
+
+#: Exit codes of a master.
+EXIT_CLOSED = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO_WORKERS = 3
+
+
+class ClusterError(Exception):
+    """Base of all errors that this package raises on purpose; its text is one line for the operator."""
+
+    #: what a command line exits with when this error ends it
+    exit_code = EXIT_FAILED
+
+
+class ConfigurationError(ClusterError, ValueError):
+    """A setting, address, name, signal or server that cannot be right. Raised before anything is bound or forked."""
+
+    exit_code = EXIT_USAGE
+
+
+class ApplicationNotFound(ConfigurationError):
+    """The string given as a server names no module, or a module without that attribute."""
+
+
+class BindError(ClusterError, OSError):
+    """An address that cannot be bound: taken, unresolvable, not permitted."""
+
+
+class ChannelError(ClusterError):
+    """A message that cannot be sent or understood, or a peer that has gone."""
+
+
+class RemoteError(ClusterError):
+    """A call over the channel that failed on the other side; the text is the other side's."""
+
+
+class OperationFailed(ClusterError):
+    """An operation (spawn, reload, restart …) that was refused, superseded or did not succeed."""
+
+
+class WouldBlock(ClusterError, RuntimeError):
+    """``Result.wait()`` was called where it would stop the supervisor itself."""

@@ -1,0 +1,1 @@
+"""The bundled plugins, one file each; loaded on first use as ``cluster.NAME``."""
