@@ -1,1 +1,77 @@
-"""The bundled plugins, one file each; loaded on first use as ``cluster.NAME``."""
+"""The bundled plugins, one file each, and finding plugins by name.
+
+``cluster.NAME`` is the function NAME of ``cluster/plugins/NAME.py``, or what an installed package registered as NAME in
+the entry-point group ``cluster.plugins``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from ..errors import ConfigurationError
+
+GROUP = "cluster.plugins"
+
+
+def bundled() -> list[str]:
+    """Names of the plugins in this folder."""
+    found = set()
+    for entry in os.listdir(os.path.dirname(__file__)):
+        name = entry.removesuffix(".py")
+        if name.isidentifier() and not name.startswith("_"):
+            found.add(name)
+    return sorted(found)
+
+
+def _own_modules() -> set[str]:
+    folder = os.path.dirname(os.path.dirname(__file__))
+    return {entry.removesuffix(".py") for entry in os.listdir(folder) if not entry.startswith("_")}
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Plugins of installed packages by name.
+
+    Raises `ConfigurationError` for two of one name, or one named like something of ours.
+    """
+    found: dict[str, EntryPoint] = {}
+    ours = _own_modules() | {"cluster", "worker", "tcp", "job", "version", "Master"}
+    for entry in entry_points(group=GROUP):
+        if entry.name in bundled():
+            raise ConfigurationError(f"plugin {entry.name!r} of {_package(entry)} is named like a bundled one")
+        if entry.name in ours:
+            raise ConfigurationError(
+                f"plugin {entry.name!r} of {_package(entry)} is named like cluster.{entry.name}; it needs another name")
+        other = found.get(entry.name)
+        if other is not None and (other.value, _package(other)) != (entry.value, _package(entry)):
+            raise ConfigurationError(f"two plugins are named {entry.name!r}: {other.value} of {_package(other)} and "
+                                     f"{entry.value} of {_package(entry)}; remove one of them")
+        found[entry.name] = entry
+    return found
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unknown package"
+
+
+def names() -> list[str]:
+    """Names of all plugins; those that clash are left out here and refused when they are asked for."""
+    try:
+        return sorted({*bundled(), *installed()})
+    except ConfigurationError:
+        return bundled()
+
+
+def find(name: str) -> Any:
+    """The plugin *name*. Raises AttributeError when there is none, `ConfigurationError` when there are two."""
+    if name in bundled():
+        return getattr(importlib.import_module(f".{name}", __name__), name)
+    entry = installed().get(name)
+    if entry is not None:
+        return entry.load()
+    close = difflib.get_close_matches(name, bundled(), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(f"module 'cluster' has no attribute {name!r} and no plugin of that name{hint}")

@@ -1,0 +1,78 @@
+"""What the master tells the operator on stderr by itself: failures that nobody else may be there to report."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from .events import Emitter
+
+_REMEMBERED = 32
+
+
+class Complaints:
+    """Writes to stderr. A traceback that was printed before is only counted."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._last = ""
+
+    def say(self, text: str) -> None:
+        """Write one line, whatever state stderr is in."""
+        try:
+            sys.stderr.write(f"cluster: {text}\n")
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+
+    def traceback(self, text: str) -> None:
+        """A worker ended because of *text* (a traceback, or one line)."""
+        self._last = text
+        count = self._seen.pop(text, 0) + 1
+        self._seen[text] = count
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        if count == 1:
+            self._write(text)
+
+    def gave_up(self, deaths: int) -> None:
+        """So many workers died in a row and none got ready."""
+        self.say(f"{deaths} worker deaths before any got ready")
+        if self._last:
+            count = self._seen.get(self._last, 1)
+            self._write(f"the last of them ({count} alike):\n{self._last}")
+
+    def handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
+        """A handler of an event raised."""
+        where = getattr(handler, "__module__", "?")
+        what = getattr(handler, "__qualname__", repr(handler))
+        self.say(f"handler {where}.{what} of event {name!r} failed")
+        self._write("".join(traceback.format_exception(error)))
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(text if text.endswith("\n") else text + "\n")
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+
+    def subscribe(self, emitter: Emitter, narrated: Callable[[], bool]) -> None:
+        """Report the failures among the events, unless a plugin does (*narrated*)."""
+
+        def report(name: str, words: Callable[..., str]) -> None:
+            emitter.add(name, lambda *args: None if narrated() else self.say(words(*args)))
+
+        report("worker killed", lambda worker: f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s)")
+        report("worker timeout", overdue)
+        report("restart failed", lambda reason: f"restart failed: {reason}; this master serves on")
+        report("reload failed", lambda generation, reason: f"reload failed: {reason}; the old workers serve on")
+        report("cyclic restart", lambda seconds: f"restart asked for too soon after the start; waiting {seconds:.1f} s")
+
+
+def overdue(worker: Any, seconds: float) -> str:
+    """One line about a worker that ran out of time, with what it has in flight and since when."""
+    doing = "; ".join(f"{what} for {age:.1f} s" for age, what in worker.in_flight()) or "nothing noted"
+    return f"worker {worker.id} (pid {worker.pid}) timed out after {seconds:g} s; in flight: {doing}"

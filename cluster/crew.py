@@ -1,0 +1,348 @@
+"""The workers of one master: forks them, keeps their number, asks them to end, notices their deaths."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import channel
+from .announcer import Announcer
+from .channel import Channel, Message
+from .complaints import Complaints
+from .errors import ChannelError
+from .events import Emitter
+from .inbox import Inbox
+from .respawn import Respawn
+from .scoreboard import Scoreboard
+from .signals import name as signal_name
+from .states import WorkerState
+from .system import System
+from .workers.handle import WorkerHandle
+
+#: seconds between SIGTERM and SIGKILL, for a worker that has to end at once
+MERCY = 0.5
+#: a worker that ended by SIGTERM or SIGINT, which we did not send, is replaced only after this many seconds: the signal
+#: may have gone to the whole process group, and then ours, which ends the cluster, is about to arrive
+GROUP_SIGNAL_PAUSE = 0.05
+#: a worker whose channel has ended but that lives on after this many seconds is killed: nobody can manage it
+SILENT = 1.0
+
+_AT_ONCE = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass
+class Seat:
+    """What a new worker gets from its master."""
+
+    slot: int
+    uid: int
+    generation: int
+    group: str
+    row: int
+    connection: Any
+    scoreboard: Scoreboard
+
+
+class ForkedChild(BaseException):
+    """Raised in the child right after the fork, so that the supervisor's frames are left behind."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__("in a worker")
+        self.seat = seat
+
+
+class Crew:
+    """All workers by uid. One group so far, the unnamed one; slots are counted per group."""
+
+    def __init__(
+        self,
+        system: System,
+        inbox: Inbox,
+        emitter: Emitter,
+        announcer: Announcer,
+        complaints: Complaints,
+        settings: dict[str, Any],
+        on_change: Callable[[], None],
+        on_give_up: Callable[[int], None],
+        on_message: Callable[[WorkerHandle, Message], None],
+    ) -> None:
+        self.scoreboard = Scoreboard()
+        self.members: dict[int, WorkerHandle] = {}
+        #: how many workers there should be
+        self.target = 0
+        #: the generation that serves
+        self.generation = 1
+        #: whether missing workers are replaced
+        self.maintaining = False
+        #: called in each forked child, to let go of what else is the master's
+        self.on_fork: Callable[[], None] = lambda: None
+        self._system = system
+        self._inbox = inbox
+        self._emitter = emitter
+        self._announcer = announcer
+        self._complaints = complaints
+        self._timeout: float = settings["timeout"]
+        self._startup_timeout: float = settings["startup timeout"]
+        self._respawn = Respawn(settings["abort deaths"])
+        self._on_change = on_change
+        self._on_give_up = on_give_up
+        self._on_message = on_message
+        self._next_uid = 0
+        self._not_before: dict[tuple[str, int], float] = {}
+        #: members of the first generation that have not connected; ready ones are announced after all have
+        self._boarding: set[int] = set()
+        self._waiting_aboard: list[WorkerHandle] = []
+
+    # -- who there is
+
+    def current(self) -> list[WorkerHandle]:
+        """Workers of the serving generation that were not asked to end, by slot."""
+        found = [w for w in self.members.values() if w.generation == self.generation and not w.retiring]
+        return sorted(found, key=lambda worker: worker.id)
+
+    def complete(self) -> bool:
+        """Whether the workers are as many as wanted, all ready, with no surplus left."""
+        current = self.current()
+        return (
+            len(self.members) == len(current) == self.target
+            and all(worker.ready for worker in current)
+        )
+
+    # -- forking
+
+    def board(self, count: int) -> None:
+        """Fork the first *count* workers. `worker ready` is announced only when all of them have connected."""
+        self.target = count
+        self.maintaining = True
+        self._boarding = set(range(self._next_uid, self._next_uid + count))
+        self.maintain()
+
+    def maintain(self) -> None:
+        """Fork what is missing, as far as back-off allows."""
+        if not self.maintaining:
+            return
+        taken = {(worker.group, worker.id) for worker in self.current()}
+        now = self._system.now()
+        for slot in range(self.target):
+            key = ("", slot)
+            if key in taken:
+                continue
+            wait = self._not_before.get(key, 0.0) - now
+            if wait > 0:
+                continue  # its timer calls us again
+            self._not_before.pop(key, None)
+            self.spawn(slot, self.generation)
+
+    def spawn(self, slot: int, generation: int, timed: bool = True) -> WorkerHandle:
+        """Fork one worker. In the child `ForkedChild` is raised. *timed*: kill it at the startup timeout."""
+        uid = self._next_uid
+        self._next_uid += 1
+        row = self.scoreboard.take()
+        worker = WorkerHandle(slot, uid, generation, "", row, self._system.now())
+        worker.clock = self._system.now
+        ours, theirs = channel.pair()
+        try:
+            self._emitter.dispatch("before fork", worker)
+            worker.started = self._system.now()
+            pid = self._system.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            self.scoreboard.give_back(row)
+            self._complaints.say(f"cannot fork a worker: {error.strerror}; trying again in 1 s")
+            self._hold_back(("", slot), 1.0)
+            return worker
+        if pid == 0:
+            raise self._in_child(Seat(slot, uid, generation, "", row, theirs, self.scoreboard), ours)
+        theirs.close()
+        worker.pid = pid
+        worker.notes = self.scoreboard.in_flight(row)
+        worker.channel = Channel(
+            ours,
+            lambda message: self._inbox.put(self._heard, worker, message),
+            lambda reason: self._inbox.put(self._lost, worker, reason),
+        )
+        worker.channel.start()
+        worker.watcher = self._system.watch(pid, lambda _, status: self._reaped(worker, status))
+        self.members[uid] = worker
+        if timed and self._startup_timeout:
+            worker.timers.append(self._inbox.later(self._startup_timeout, self._late, worker))
+        self._announcer.say("worker", worker)
+        return worker
+
+    def _in_child(self, seat: Seat, ours: Any) -> ForkedChild:
+        """Let go of what is the master's. No exception but `ForkedChild` may go up into the master's frames."""
+        try:
+            ours.close()
+            for member in self.members.values():
+                if member.channel is not None and member.channel.open:
+                    member.channel.abandon()
+            self.on_fork()
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+            self._system.exit(1)
+        return ForkedChild(seat)
+
+    # -- ending
+
+    def retire(self, worker: WorkerHandle, number: int = signal.SIGQUIT) -> None:
+        """Ask a worker to end with signal *number*; it is killed when it takes too long."""
+        if not worker.alive:
+            return
+        if not worker.retiring:
+            worker.go(WorkerState.RETIRING)
+            self.scoreboard.serving[worker.row] = 0  # one that is stuck must not count in the mean of the others
+            self.scoreboard.load[worker.row] = 0
+        elif number not in (signal.SIGKILL, *_AT_ONCE):
+            return  # it is draining already
+        for timer in worker.timers:
+            timer.cancel()
+        worker.timers.clear()
+        self._system.kill(worker.pid, number)
+        seconds = MERCY if number in _AT_ONCE else self._timeout
+        if seconds and number != signal.SIGKILL:
+            worker.timers.append(self._inbox.later(seconds, self._overdue, worker, seconds, number not in _AT_ONCE))
+
+    def retire_all(self, number: int = signal.SIGQUIT) -> None:
+        """`retire` every worker, old and new."""
+        for worker in list(self.members.values()):
+            self.retire(worker, number)
+
+    def _overdue(self, worker: WorkerHandle, seconds: float, tell: bool) -> None:
+        if worker.alive:
+            if tell:
+                worker.last_words = worker.in_flight()
+                self._announcer.say("worker timeout", worker, seconds)
+            self._kill(worker)
+
+    def _late(self, worker: WorkerHandle) -> None:
+        if worker.state in (WorkerState.STARTING, WorkerState.CONNECTED):
+            self._overdue(worker, self._startup_timeout, True)
+
+    def _kill(self, worker: WorkerHandle) -> None:
+        if worker.alive:
+            self._system.kill(worker.pid, signal.SIGKILL)
+
+    def _reaped(self, worker: WorkerHandle, status: int) -> None:
+        if worker.channel is not None:
+            worker.channel.read_rest()  # what it said before it ended comes first
+        self._inbox.put(self._ended, worker, status)
+
+    def _ended(self, worker: WorkerHandle, status: int) -> None:
+        """The process is gone (and reaped)."""
+        asked_for = worker.retiring
+        if worker.channel is not None:
+            worker.channel.close()
+        worker.finish(status, self._system.now())
+        self.members.pop(worker.uid, None)
+        self.scoreboard.give_back(worker.row)
+        if worker.uid in self._boarding:
+            self._boarding.discard(worker.uid)
+            self._announce_ready()
+        if asked_for:
+            self._announcer.say("worker removed", worker)
+        else:
+            self._announcer.say("worker killed", worker)
+            if worker.generation == self.generation and not self._bring_back(worker):
+                return
+        self._on_change()
+        self.maintain()
+
+    def _bring_back(self, worker: WorkerHandle) -> bool:
+        """Decide when the slot is filled again; False when it is time to give up."""
+        delay = self._respawn.died((worker.group, worker.id), worker.uptime, worker.exit_code != 0)
+        if delay is None:
+            self.maintaining = False
+            self._on_give_up(self._respawn.deaths)
+            return False
+        if worker.signal in ("SIGTERM", "SIGINT"):
+            delay = max(delay, GROUP_SIGNAL_PAUSE)
+        if delay > 0:
+            self._hold_back((worker.group, worker.id), delay)
+        return True
+
+    def _hold_back(self, key: tuple[str, int], seconds: float) -> None:
+        self._not_before[key] = self._system.now() + seconds
+        self._inbox.later(seconds + 0.001, self.maintain)
+
+    # -- messages
+
+    def _lost(self, worker: WorkerHandle, reason: str) -> None:
+        """The channel has ended; the process should, too."""
+        if not worker.alive:
+            return
+        if reason.startswith("garbage"):
+            self._complaints.say(f"worker {worker.id} (pid {worker.pid}) sent {reason}; killing it")
+            self._kill(worker)
+        else:
+            worker.timers.append(self._inbox.later(SILENT, self._kill, worker))
+
+    def _heard(self, worker: WorkerHandle, message: Message) -> None:
+        kind = message["t"]
+        if not worker.alive:
+            return
+        if kind == "connected":
+            if worker.state is WorkerState.STARTING:
+                worker.go(WorkerState.CONNECTED)
+                self._announcer.say("worker connected", worker)
+            self._boarding.discard(worker.uid)
+            self._announce_ready()
+        elif kind == "ready":
+            self._became_ready(worker)
+        elif kind == "waiting":
+            self._announcer.say("worker waiting", worker, int(message.get("connections", 0)))
+        elif kind == "exception":
+            error = {key: str(message.get(key, "")) for key in ("type", "message", "text")}
+            if message.get("fatal"):
+                self._complaints.traceback(error["text"])
+            self._announcer.say("worker exception", worker, error)
+        else:
+            self._on_message(worker, message)
+
+    def _became_ready(self, worker: WorkerHandle) -> None:
+        if worker.boot_time is not None:
+            return
+        worker.boot_time = self._system.now() - worker.started
+        self._respawn.ready()
+        if worker.state is WorkerState.CONNECTED:
+            worker.go(WorkerState.READY)
+            for timer in worker.timers:
+                timer.cancel()
+            worker.timers.clear()
+        self._waiting_aboard.append(worker)
+        self._announce_ready()
+
+    def _announce_ready(self) -> None:
+        if self._boarding:
+            return
+        waiting, self._waiting_aboard = self._waiting_aboard, []
+        for worker in waiting:
+            self._announcer.say("worker ready", worker)
+        if waiting:
+            self._on_change()
+
+    # -- signals
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to every worker, and nothing else."""
+        self._announcer.say("kill", signal_name(number))
+        for worker in list(self.members.values()):
+            self._system.kill(worker.pid, number)
+
+    def abandon(self) -> None:
+        """The supervisor itself failed: kill everything, without a word to anybody."""
+        self.maintaining = False
+        for worker in self.members.values():
+            self._system.kill(worker.pid, signal.SIGKILL)
+
+    def send(self, worker: WorkerHandle, message: Message) -> None:
+        """Send a message to a worker that may have gone."""
+        try:
+            if worker.channel is not None:
+                worker.channel.send(message)
+        except ChannelError:
+            pass
+

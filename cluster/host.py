@@ -1,0 +1,109 @@
+"""Facts about the machine and about who started us."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+
+from .system import close_descriptor
+
+#: programs whose only work is to be process 1 of a container
+CONTAINER_INITS = frozenset({"tini", "tini-static", "dumb-init", "docker-init", "catatonit"})
+
+
+def cpus(read: Callable[[str], str] | None = None) -> int:
+    """CPUs that this process may use: affinity and the container's CPU quota counted, rounded up, at least 1."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(read or _read)
+    if quota is not None:
+        available = min(available, math.ceil(quota))
+    return max(1, available)
+
+
+def cpu_quota(read: Callable[[str], str]) -> float | None:
+    """CPUs that the control groups (version 2 or 1) grant, or None when they set no limit.
+
+    *read* returns a file's text, or "" when there is none. The smallest limit on the way up counts.
+    """
+    lowest: float | None = None
+    for line in read("/proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers == "":
+            root, version = "/sys/fs/cgroup", 2
+        elif "cpu" in controllers.split(","):
+            root, version = "/sys/fs/cgroup/" + controllers, 1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for depth in range(len(parts), -1, -1):
+            granted = _granted("/".join([root, *parts[:depth]]), version, read)
+            if granted is not None:
+                lowest = granted if lowest is None else min(lowest, granted)
+    return lowest
+
+
+def _granted(directory: str, version: int, read: Callable[[str], str]) -> float | None:
+    if version == 2:
+        words = read(directory + "/cpu.max").split()
+        quota, period = (words[0], words[1]) if len(words) == 2 else ("max", "0")
+    else:
+        quota = read(directory + "/cpu.cfs_quota_us").strip()
+        period = read(directory + "/cpu.cfs_period_us").strip()
+    try:
+        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+    except ValueError:
+        return None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal now."""
+    try:
+        close_descriptor(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def why_master_must_stay() -> str | None:
+    """Why whoever watches our pid would take a new master for a crash, or None when nobody would."""
+    if os.getpid() == 1:
+        return "this is process 1"
+    parent = _read(f"/proc/{os.getppid()}/comm").strip()
+    if parent in CONTAINER_INITS:
+        return f"{parent} waits for this process"
+    under_systemd = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) or (
+        "INVOCATION_ID" in os.environ and parent == "systemd"
+    )
+    if under_systemd and not os.environ.get("NOTIFY_SOCKET"):
+        return "systemd waits for this process and gave no notify socket"
+    return None
+
+
+def script_directory() -> str:
+    """The directory of the script that is being run; the current one when there is none."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    return os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null on each of 0, 1 and 2 that is closed, so that no socket of ours lands there."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                close_descriptor(opened)
+            os.set_inheritable(descriptor, True)

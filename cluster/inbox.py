@@ -1,0 +1,51 @@
+"""The supervisor's inbox: signals, deaths, messages, timers and commands become items that it takes one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.queue
+
+Item = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class Timer:
+    """One delay; `cancel` may be called at any time, also afterwards."""
+
+    def __init__(self, seconds: float, fire: Callable[[], None]) -> None:
+        self._watcher: Any = gevent.get_hub().loop.timer(max(seconds, 0.0))
+        self._fire = fire
+        self._watcher.start(self._fired)
+
+    def _fired(self) -> None:
+        self.cancel()
+        self._fire()
+
+    def cancel(self) -> None:
+        """Do not fire."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+
+class Inbox:
+    """What happened and is not dealt with yet, in order."""
+
+    def __init__(self) -> None:
+        self._items: Any = gevent.queue.SimpleQueue()
+
+    def put(self, act: Callable[..., None], *args: Any) -> None:
+        """Have the supervisor call ``act(*args)`` when its turn comes. Callable from watchers and greenlets."""
+        self._items.put((act, args))
+
+    def later(self, seconds: float, act: Callable[..., None], *args: Any) -> Timer:
+        """`put` after *seconds*."""
+        return Timer(seconds, lambda: self.put(act, *args))
+
+    def take(self) -> Item:
+        """The next item; blocks the supervisor until there is one."""
+        item: Item = self._items.get()
+        return item

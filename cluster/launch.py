@@ -1,0 +1,134 @@
+"""From a configured `Master` to a running one, and, in each forked child, on to the worker."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent.monkey
+
+from . import host, importer, restart, signals
+from .crew import ForkedChild
+from .errors import BindError
+from .importer import Target
+from .kinds import classify
+from .listeners import Listeners
+from .supervisor import Plan, Supervisor
+from .workers import runtime
+
+if TYPE_CHECKING:
+    from .master import Master
+
+
+def run(master: Master, callback: Callable[[], Any] | None) -> Master:
+    """Check, bind, fork, supervise; see `Master.start`."""
+    target = master.check()
+    host.fill_standard_descriptors()
+    if master.options["monkey patch"]:
+        patch(master._complaints.say)
+    predecessor = restart.claim()
+    listeners = Listeners()
+    for addresses, options in master._addresses:
+        listeners.add(addresses, options, master.options["backlog"])
+    os.chdir(master.working_directory)
+    server = target if target is not None else master.server
+    if target is not None:
+        if master.options["preload"]:
+            server = importer.load(target, master.base)
+            classify(server)
+    if master.options["preload"]:
+        gc.collect()
+    try:
+        taken = listeners.open(predecessor.sockets if predecessor is not None else {})
+    except BindError as error:
+        master._complaints.say(str(error))
+        raise SystemExit(error.exit_code) from error
+    identity = master.identity()
+    plan = Plan(
+        settings=dict(master.options),
+        workers=master.worker_count(),
+        listeners=listeners,
+        signals=signals.meaning(master.options["signals"], master.commands.__contains__),
+        calls=master._calls,
+        command=lambda name: master.commands.get(name).run(),
+        callback=callback,
+        predecessor=predecessor,
+        taken=taken,
+        same_code=_same_code(master, server),
+    )
+    orders = runtime.Orders(
+        emitter=master._emitter,
+        options=plan.settings,
+        listeners=list(listeners),
+        signals=plan.signals,
+        base=master.base,
+        identity=runtime.Identity(*identity) if identity is not None else None,
+    )
+    _set_title(master.options["title"])
+    gc.freeze()  # what is there now is never collected in a worker, so its pages stay shared
+    supervisor = Supervisor(plan, master._emitter, master._complaints)
+    master._supervisor = supervisor
+    master._listeners = listeners
+    try:
+        code = supervisor.run()
+    except ForkedChild as child:
+        seat = child.seat
+        child.__traceback__ = None
+    else:
+        master._supervisor = None
+        master._over = True
+        gc.unfreeze()
+        if code:
+            raise SystemExit(code)
+        return master
+    return _work(master, seat, orders, server)
+
+
+def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Master:
+    """In a forked child: become a worker and serve. Returns only in an abstract cluster."""
+    worker = runtime.become(seat, orders)
+    master.worker = worker
+    with worker.fatal():
+        for plugin in master._worker_plugins:
+            plugin(master)
+    if server is None:
+        worker.serve_script()
+        return master
+    worker.serve(server)
+
+
+def _same_code(master: Master, server: Any) -> str | None:
+    if server is None or (isinstance(server, Target)):
+        return None if server is not None else "reload: an abstract cluster's code is the script; restart brings new code"
+    how = "it is preloaded" if master.options["preload"] else "it was given as an object, which lives in the master"
+    return f"reload: the new workers run the same code as before, as {how}; restart brings new code"
+
+
+def patch(say: Callable[[str], None]) -> None:
+    """Apply gevent's monkey patch, once; say so when it comes too late for `ssl`."""
+    if gevent.monkey.is_module_patched("socket"):
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gevent.monkey.patch_all()
+    for warning in caught:
+        text = str(warning.message)
+        if "ssl" in text:
+            say("ssl was imported before gevent could patch it, so https requests made by workers may fail with "
+                "RecursionError; name the application by a string, or begin the script with "
+                "`from gevent import monkey; monkey.patch_all()`")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _set_title(title: str) -> None:
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return
+    setproctitle(title)
+
+

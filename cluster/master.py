@@ -1,0 +1,437 @@
+"""Master: the fluent surface. It gathers a plan, then hands it to the supervisor."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from . import host, importer, kinds, signals
+from .commands import Argument, Command, Commands
+from .complaints import Complaints
+from .errors import ConfigurationError, OperationFailed
+from .events import Emitter
+from .importer import Target
+from .kinds import Kind
+from .listeners import Listeners
+from .listeners import check_options as check_listener_options
+from .listeners import parse as parse_address
+from .results import Result
+from .settings import Settings
+
+ENVIRONMENT = "CLUSTER_ENV"
+DEFAULT_ENVIRONMENT = "development"
+
+
+class Master:
+    """A cluster being configured, then the cluster itself; every configuring method returns it.
+
+    *server*: a WSGI application, ``"package.module:app"``, ``"./path/app.py"``, ``cluster.tcp(handler)``,
+    ``cluster.job(function)``, a gevent server that is not started (without ``listen`` its own address is used), or None: then ``start()`` returns in
+    each worker and the rest of the script is the worker's job. *base*: the directory that relative names are taken
+    against, default the script's.
+
+    Raises `ConfigurationError` for a server of no known kind.
+    """
+
+    def __init__(self, server: Any = None, base: str | None = None) -> None:
+        kinds.classify(server)
+        self.server = server
+        #: directory that relative names are taken against
+        self.base = os.path.abspath(base) if base is not None else host.script_directory()
+        #: set by a plugin that takes over: then ``listen`` and ``start`` return at once
+        self.prevent_default = False
+        #: set by a plugin that tells the operator what happens; else the master reports failures itself, on stderr
+        self.narrated = False
+        #: the worker that this process is; None in the master
+        self.worker: Any = None
+        self._settings = Settings()
+        self._emitter = Emitter()
+        self._complaints = Complaints()
+        self._emitter.on_failure = self._complaints.handler_failed
+        self._complaints.subscribe(self._emitter, lambda: self.narrated)
+        self._commands = Commands()
+        self._add_commands()
+        from .calls import Calls
+
+        self._calls = Calls(self._commands, self._complaints)
+        self._environment: str | None = None
+        self._addresses: list[tuple[list[Any], dict[str, Any]]] = []
+        self._worker_plugins: list[Callable[[Master], Any]] = []
+        self._supervisor: Any = None
+        self._listeners: Listeners | None = None
+        self._over = False
+
+    # -- configuring
+
+    @property
+    def environment(self) -> str:
+        """The environment this process runs in: ``CLUSTER_ENV``, default ``development``."""
+        return os.environ.get(ENVIRONMENT) or DEFAULT_ENVIRONMENT
+
+    def in_(self, environment: str) -> Master:
+        """Limit all following calls, until the next ``in_``, to *environment*; ``"all"`` matches always."""
+        if not isinstance(environment, str) or not environment:
+            raise ConfigurationError(f"in_() takes the name of an environment, not {environment!r}")
+        self._environment = None if environment == "all" else environment
+        return self
+
+    def _applies(self) -> bool:
+        return self._environment is None or self._environment == self.environment
+
+    def set(self, name: str | Mapping[str, Any] | None = None, value: Any = None, /, **values: Any) -> Master:
+        """Set *name* to *value*, or several at once by keyword; underscores mean spaces.
+
+        Names that are not in docs/settings.md are kept for plugins, with a warning when close to a known one.
+        Raises `ConfigurationError` for a value that the setting does not take.
+        """
+        if not self._applies():
+            return self
+        if isinstance(name, Mapping):
+            values = {**name, **values}
+        elif name is not None:
+            self._set(name, value)
+        for key, item in values.items():
+            self._set(key, item)
+        return self
+
+    def _set(self, name: str, value: Any) -> None:
+        self._settings.set(name, value)
+        if name == "signals":
+            signals.meaning(self._settings["signals"], self._commands.__contains__)
+
+    def has(self, name: str) -> bool:
+        """Whether the setting *name* was set."""
+        return self._settings.given(name)
+
+    @property
+    def options(self) -> Settings:
+        """All settings with their values, a mapping."""
+        return self._settings
+
+    def do(self, function: Callable[[Master], Any]) -> Master:
+        """Call ``function(self)`` now, when the environment matches."""
+        if self._applies():
+            if not callable(function):
+                raise ConfigurationError(f"do() takes a function of the master, not {function!r}")
+            function(self)
+        return self
+
+    def use(self, *plugins: Callable[[Master], Any]) -> Master:
+        """Register plugins: ``plugin(self)`` is called now, and in each worker when it has ``enable_in_worker``.
+
+        Raises `ConfigurationError` naming what is no plugin.
+        """
+        if not self._applies():
+            return self
+        for plugin in plugins:
+            if isinstance(plugin, ModuleType):
+                raise ConfigurationError(f"use() takes a plugin, and {plugin.__name__} is a module; is it "
+                                         f"{plugin.__name__}.{plugin.__name__.rpartition('.')[2]}(…)?")
+            if not callable(plugin):
+                raise ConfigurationError(f"use() takes plugins, functions of the master; {plugin!r} is none")
+        for plugin in plugins:
+            plugin(self)
+            if getattr(plugin, "enable_in_worker", False):
+                self._worker_plugins.append(plugin)
+        return self
+
+    def on(self, name: str, handler: Callable[..., Any] | None = None) -> Any:
+        """Call *handler* at every event *name*; a decorator when *handler* is left out. See docs/events.md."""
+        return self._add_handler(name, handler, False)
+
+    def once(self, name: str, handler: Callable[..., Any] | None = None) -> Any:
+        """Call *handler* at the next event *name* only."""
+        return self._add_handler(name, handler, True)
+
+    def _add_handler(self, name: str, handler: Callable[..., Any] | None, once: bool) -> Any:
+        if handler is None:
+            def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+                if self._applies():
+                    self._emitter.add(name, function, once)
+                return function
+
+            return decorate
+        if self._applies():
+            self._emitter.add(name, handler, once)
+        return self
+
+    def off(self, name: str, handler: Callable[..., Any] | None = None) -> Master:
+        """Forget *handler*, or all handlers, of the event *name*."""
+        self._emitter.remove(name, handler)
+        return self
+
+    def emit(self, name: str, *args: Any) -> Master:
+        """Emit an event: in a running master after those that are under way, elsewhere here and now."""
+        if self._supervisor is not None and not self.is_worker:
+            self._supervisor.announcer.say(name, *args)
+        else:
+            self._emitter.dispatch(name, *args)
+        return self
+
+    def expose(self, name: str, function: Callable[..., Any], with_worker: bool = False) -> Master:
+        """Let workers call *function* by ``worker.call(name, …)``. *with_worker*: its first argument is the caller.
+
+        Arguments and result are what JSON can carry. Raises `ConfigurationError` when the name is taken.
+        """
+        self._calls.expose(name, function, with_worker)
+        return self
+
+    def bind(self, address: Any, host: str | None = None, **options: Any) -> Master:
+        """Add an address to listen on; it is bound at ``start()``.
+
+        *address*: a port (all IPv4 interfaces, or *host*), ``"host:port"``, ``"[::1]:port"``, ``"unix:/path"``,
+        ``"fd://3"``, a bound socket, or a list of these. *options* belong to it: ``mode`` and ``owner`` of a unix
+        socket. Raises `ConfigurationError`.
+        """
+        if self._applies():
+            addresses = parse_address(address, host, self.base)
+            self._addresses.append((addresses, check_listener_options(options)))
+        return self
+
+    # -- running
+
+    def listen(
+        self,
+        address: Any = None,
+        host: str | Callable[[], Any] | None = None,
+        callback: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> Master:
+        """`bind` and `start` in one. *callback* is called once the cluster listens."""
+        if callable(address) and not hasattr(address, "getsockname"):
+            address, callback = None, address
+        if callable(host):
+            host, callback = None, host
+        if not self._applies():
+            return self
+        self._may_start()
+        if self.prevent_default:
+            return self
+        if address is not None:
+            self.bind(address, host, **options)
+        elif host is not None or options:
+            raise ConfigurationError("listen() with a host or options needs an address, too")
+        return self.start(callback)
+
+    def start(self, callback: Callable[[], Any] | None = None) -> Master:
+        """Run the cluster. Blocks in the master until it has closed, then returns.
+
+        With no server it returns in each worker as well, with ``is_worker`` true; with one, a worker never comes back.
+        Raises `ConfigurationError` before anything is bound; SystemExit with the exit code when the cluster failed
+        (1: an address cannot be bound, or the supervisor failed; 3: no worker got ready).
+        """
+        if not self._applies():
+            return self
+        self._may_start()
+        if self.prevent_default:
+            return self
+        from .launch import run
+
+        return run(self, callback)
+
+    def _may_start(self) -> None:
+        from .workers import runtime
+
+        if self.is_worker or runtime.current() is not None:
+            raise ConfigurationError("this process is a worker of a cluster already; start it from the script, not "
+                                     "from the application")
+        if self._supervisor is not None:
+            raise ConfigurationError("this cluster runs already; bind() more addresses before, or make another process")
+        if self._over:
+            raise ConfigurationError("this cluster has closed; make another one")
+
+    # -- checks and facts that the launch needs
+
+    def check(self) -> Target | None:
+        """Check the whole configuration without binding, forking or importing anything.
+
+        Returns what a string server names. Raises `ConfigurationError`.
+        """
+        target = None
+        kind = kinds.classify(self.server)
+        if kind is Kind.NAMED:
+            target = importer.parse(self.server, self.base)
+            importer.check(target, self.base)
+        elif kind is Kind.WSGI and self._addresses:
+            kinds.check_wsgi(self.server)
+        elif kind is Kind.GEVENT and not self._addresses:
+            self._addresses.append((parse_address(getattr(self.server, "socket", self.server.address)), {}))
+        if kind in (Kind.WSGI, Kind.TCP) and not self._addresses:
+            raise ConfigurationError("nothing to listen on: use listen(address) or bind(address)")
+        signals.meaning(self._settings["signals"], self._commands.__contains__)
+        directory = self.working_directory
+        if not os.path.isdir(directory):
+            raise ConfigurationError(f"setting 'working directory': there is no directory {directory}")
+        self.identity()
+        return target
+
+    @property
+    def working_directory(self) -> str:
+        """Where the cluster runs."""
+        return os.path.normpath(os.path.join(self.base, self._settings["working directory"] or ""))
+
+    def identity(self) -> tuple[int | None, int | None, str | None] | None:
+        """User id, group id and user name that workers take on, or None. Raises `ConfigurationError`."""
+        user, group = self._settings["user"], self._settings["group"]
+        if user is None and group is None:
+            return None
+        uid = gid = None
+        login = None
+        try:
+            if user is not None:
+                entry = pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+                uid, gid, login = entry.pw_uid, entry.pw_gid, entry.pw_name
+        except KeyError:
+            if not isinstance(user, int):
+                raise ConfigurationError(f"setting 'user': there is no user {user!r}") from None
+            uid = user
+        try:
+            if group is not None:
+                gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ConfigurationError(f"setting 'group': there is no group {group!r}") from None
+        if os.geteuid() != 0 and (uid not in (None, os.geteuid()) or gid not in (None, os.getegid(), *os.getgroups())):
+            raise ConfigurationError("settings 'user' and 'group' need a master that runs as root")
+        return uid, gid, login
+
+    def worker_count(self) -> int:
+        """How many workers are wanted: the setting, or one for each CPU that this process may use."""
+        given = self._settings["workers"]
+        return host.cpus() if given is None else int(given)
+
+    # -- operating
+
+    def _add_commands(self) -> None:
+        count = Argument("n", int, 1, help="how many")
+        signal = Argument("signal", str, "SIGQUIT", help="by which signal they end")
+        for command in (
+            Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal), workers=True),
+            Command("remove", self.remove, "Have n workers less; the highest slots go.", (count, signal), workers=True),
+            Command("resize", self.resize, "Have n workers.", (Argument("n", int, required=True),), workers=True),
+            Command("kill", self.kill, "Send a signal to all workers.", (Argument("signal", str, "SIGTERM"),)),
+            Command("restart workers", self.restart_workers, "Replace every worker.", (signal,)),
+            Command("restart", self.restart, "Replace the master and its workers by new ones.", (signal,)),
+            Command("reload", self.reload, "Replace the workers by a new generation, or keep the old one."),
+            Command("close", self.close, "End gracefully."),
+            Command("destroy", self.destroy, "End at once."),
+            Command("reopen logs", self.reopen_logs, "Open log files anew."),
+        ):
+            self._commands.add(command)
+
+    def _ask(self, operation: str, *args: Any) -> Result:
+        if self.is_worker:
+            raise OperationFailed(f"{operation}: this is a worker; its master does that (worker.call)")
+        if self._supervisor is None:
+            reason = "has closed" if self._over else "is not running yet"
+            raise OperationFailed(f"{operation}: the cluster {reason}")
+        result: Result = self._supervisor.ask(getattr(self._supervisor, operation), *args)
+        return result
+
+    def spawn(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
+        """Have *n* workers more; ``spawn(-n)`` is ``remove(n, signal)``. Done when they are ready."""
+        n = _whole("spawn", n)
+        return self.remove(-n, signal) if n < 0 else self._ask("spawn", n)
+
+    def remove(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
+        """Have *n* workers less: those in the highest slots end by *signal* and do not come back."""
+        n = _whole("remove", n)
+        if n < 0:
+            raise ConfigurationError(f"remove() takes a number of workers, not {n}")
+        return self._ask("remove", n, signals.number(signal))
+
+    def resize(self, n: int, signal: str = "SIGQUIT") -> Result:
+        """Have *n* workers. Done when the new ones are ready, or the surplus has gone."""
+        n = _whole("resize", n)
+        if n < 0:
+            raise ConfigurationError(f"resize() takes a number of workers, not {n}")
+        return self._ask("resize", n, signals.number(signal))
+
+    def kill(self, signal: str = "SIGTERM") -> Result:
+        """Send *signal* to all workers. Those that end come back."""
+        return self._ask("kill", signals.number(signal))
+
+    def restart_workers(self, signal: str = "SIGQUIT") -> Result:
+        """End every worker by *signal*, and fork a new one in its place at once."""
+        return self._ask("restart_workers", signals.number(signal))
+
+    def restart(self, signal: str = "SIGQUIT") -> Result:
+        """Replace the master: a fresh interpreter takes over the sockets, then the old workers end by *signal*."""
+        return self._ask("restart", signals.number(signal))
+
+    def reload(self) -> Result:
+        """Replace the workers by a new generation; keep the old one when the new one does not get ready."""
+        return self._ask("reload")
+
+    def close(self) -> Result:
+        """End gracefully: in-flight requests finish."""
+        return self._ask("close")
+
+    def destroy(self) -> Result:
+        """End at once."""
+        return self._ask("destroy")
+
+    def reopen_logs(self) -> Result:
+        """Emit the event `reopen logs`."""
+        return self._ask("reopen_logs")
+
+    def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
+        """In a worker: run the function exposed as *name* in the master; see `Worker.call`."""
+        if self.worker is None:
+            raise OperationFailed(f"call {name!r}: this is not a worker")
+        return self.worker.call(name, *args, timeout=timeout)
+
+    # -- looking
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this process is a worker of this cluster."""
+        return self.worker is not None
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this process is (going to be) the master."""
+        return self.worker is None
+
+    @property
+    def state(self) -> str:
+        """``new``, ``starting``, ``running``, ``closing``, ``destroying`` or ``closed``."""
+        if self._supervisor is None:
+            return "closed" if self._over else "new"
+        return str(self._supervisor.state.value)
+
+    @property
+    def workers(self) -> list[Any]:
+        """The workers that are alive, by slot, as `WorkerHandle`; empty in a worker."""
+        if self._supervisor is None or self.is_worker:
+            return []
+        return sorted(self._supervisor.crew.members.values(), key=lambda worker: (worker.id, worker.uid))
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the cluster listens, with the real ports."""
+        return [str(listener) for listener in self._listeners or ()]
+
+    @property
+    def commands(self) -> Commands:
+        """What this cluster can be asked to do, by name."""
+        return self._commands
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot: state, generation, listeners, totals, and per worker its state and counters."""
+        if self._supervisor is None or self.is_worker:
+            return {"state": self.state, "workers": []}
+        found: dict[str, Any] = self._supervisor.status()
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Master of {self.server!r}, {self.state}>"
+
+
+def _whole(operation: str, n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise ConfigurationError(f"{operation}() takes a number of workers, not {n!r}")
+    return n

@@ -1,0 +1,85 @@
+"""debug(): tells on stderr, in colour, what happens to the cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import colorlog
+
+from ..complaints import overdue
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+_COLORS = {"DEBUG": "thin", "INFO": "cyan", "WARNING": "yellow", "ERROR": "red"}
+
+
+def debug(colors: bool | None = None) -> Callable[[Master], None]:
+    """The plugin. *colors*: True or False; None: when stderr is a terminal and ``NO_COLOR`` is not set."""
+
+    def plugin(master: Master) -> None:
+        master.narrated = True
+        _narrate(master, _log(_wants_color() if colors is None else colors))
+
+    return plugin
+
+
+def _wants_color() -> bool:
+    try:
+        return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    except (AttributeError, ValueError):
+        return False
+
+
+def _log(colors: bool) -> logging.Logger:
+    handler = logging.StreamHandler()
+    handler.setFormatter(colorlog.ColoredFormatter(
+        "  %(log_color)s%(lower)s%(reset)s - %(message)s", log_colors=_COLORS, no_color=not colors, force_color=colors))
+    handler.addFilter(_lower_case)
+    log = logging.Logger("cluster.debug", logging.INFO)
+    log.addHandler(handler)
+    return log
+
+
+def _lower_case(record: logging.LogRecord) -> bool:
+    record.lower = record.levelname.lower()
+    return True
+
+
+def _narrate(master: Master, log: logging.Logger) -> None:
+    def tell(event: str, level: Callable[..., None], words: Callable[..., str]) -> None:
+        master.on(event, lambda *args: level(words(*args)))
+
+    def listening() -> None:
+        for address in master.addresses:
+            log.info("listening for connections on %s", address)
+
+    def failed(worker: Any, error: dict[str, str]) -> None:
+        log.error("worker %s uncaught exception %s: %s", worker.id, error["type"], error["message"])
+
+    tell("start", log.info, lambda: f"master started (pid {os.getpid()})")
+    tell("worker", log.info, lambda worker: f"worker {worker.id} spawned (pid {worker.pid})")
+    master.on("listening", listening)
+    tell("worker connected", log.info, lambda worker: f"worker {worker.id} connected")
+    tell("worker ready", log.info, lambda worker: f"worker {worker.id} ready after {worker.boot_time * 1000:.0f} ms")
+    tell("ready", log.info, lambda: "all workers ready")
+    tell("worker removed", log.info, lambda worker: f"worker {worker.id} removed (pid {worker.pid})")
+    tell("worker killed", log.warning, lambda w: f"worker {w.id} died ({w.ending}, up {w.uptime:.1f} s)")
+    tell("worker waiting", log.warning, lambda worker, count: f"worker {worker.id} waiting on {count} connections")
+    tell("worker timeout", log.warning, overdue)
+    master.on("worker exception", failed)
+    tell("kill", log.warning, lambda signal: f"kill({signal})")
+    tell("closing", log.info, lambda: "shutting down")
+    tell("close", log.info, lambda: "shutdown complete")
+    tell("restarting", log.info, lambda data: "restarting: starting a new master")
+    tell("restart", log.info, lambda data: "restart complete")
+    tell("restart failed", log.error, lambda reason: f"restart failed: {reason}; this master serves on")
+    tell("cyclic restart", log.warning, lambda seconds: f"cyclic restart detected, restarting in {seconds:.1f} s")
+    tell("reloading", log.info, lambda generation: f"reloading: generation {generation} is starting")
+    tell("reloaded", log.info, lambda generation: f"reload complete (generation {generation})")
+    tell("reload failed", log.error,
+         lambda generation, reason: f"reload failed: {reason}; the old workers serve on (generation {generation})")

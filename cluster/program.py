@@ -1,0 +1,146 @@
+"""The ``cluster`` command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from . import __version__
+
+#: where ``cluster serve`` listens when nothing else is said
+DEFAULT_ADDRESS = "127.0.0.1:8000"
+
+
+class OneLine(click.ClickException):
+    """An error that the user can do something about: one line, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print it."""
+        click.echo(f"cluster: {self.message}", err=True, file=file)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cluster", message="%(prog)s %(version)s")
+def program() -> None:
+    """Serve a WSGI application, a TCP server or a job on all cores, without failing a request."""
+
+
+@program.command()
+@click.argument("target")
+@click.option("-w", "--workers", type=int, metavar="N", envvar="WEB_CONCURRENCY",
+              help="How many workers. Default: $WEB_CONCURRENCY, or one for each CPU that may be used.")
+@click.option("-b", "--bind", "addresses", multiple=True, metavar="ADDRESS",
+              help="Port, host:port, [::1]:port, unix:/path or fd://3; may be repeated. "
+                   f"Default: 0.0.0.0:$PORT, or {DEFAULT_ADDRESS}.")
+@click.option("-e", "--env", metavar="NAME", help="The environment, as CLUSTER_ENV.")
+@click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; may be repeated.")
+@click.option("--chdir", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+              help="Run there, and look there for the application. Default: the current directory.")
+@click.option("--preload", is_flag=True, help="Import the application before forking: less memory.")
+@click.option("--job", "as_job", is_flag=True, help="TARGET is a function that each worker runs; no address.")
+def serve(
+    target: str,
+    workers: int | None,
+    addresses: tuple[str, ...],
+    env: str | None,
+    settings: tuple[str, ...],
+    chdir: str | None,
+    preload: bool,
+    as_job: bool,
+) -> None:
+    """Serve TARGET: package.module:app, package.module:make_app(), or ./path/app.py."""
+    if env is not None:
+        os.environ["CLUSTER_ENV"] = env
+    if as_job and addresses:
+        raise OneLine("a job has no address; leave out --job or --bind")
+    try:
+        master = _master(target, chdir)
+        if workers is not None:
+            master.set("workers", workers)
+        if preload:
+            master.set("preload", True)
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise ValueError(f"--set takes NAME=VALUE, not {setting!r}")
+            master.set(name.strip(), value)
+        for address in [] if as_job else addresses or [_default_address()]:
+            master.bind(address)
+        if master.environment == "development":
+            from .plugins.debug import debug
+
+            master.use(debug())
+        master.start()
+    except ValueError as error:  # configuration errors are ValueErrors
+        raise OneLine(str(error)) from None
+
+
+@program.command()
+@click.argument("target")
+@click.option("--chdir", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+              help="Look there for the application. Default: the current directory.")
+def check(target: str, chdir: str | None) -> None:
+    """Import TARGET and see whether it can be served; exit code 0 or 2."""
+    from . import importer
+    from .launch import patch
+
+    try:
+        patch(lambda text: click.echo(f"cluster: {text}", err=True))
+        master = _master(target, chdir)
+        named = importer.parse(target, master.base)
+        importer.check(named, master.base)
+    except ValueError as error:
+        raise OneLine(str(error)) from None
+    os.chdir(master.base)
+    try:
+        server = importer.load(named, master.base)
+    except ValueError as error:
+        from .errors import ClusterError
+
+        if isinstance(error, ClusterError):
+            raise OneLine(str(error)) from None
+        _application_failed()
+    except BaseException:  # noqa: BLE001 - the application's own, whatever it is; SystemExit too
+        _application_failed()
+    from .kinds import Kind, classify
+
+    try:
+        kind = classify(server)
+    except ValueError as error:
+        raise OneLine(f"{target}: {error}") from None
+    what = {Kind.WSGI: "a WSGI application or a job", Kind.JOB: "a job", Kind.TCP: "a TCP server",
+            Kind.GEVENT: "a gevent server"}.get(kind)
+    if what is None:
+        raise OneLine(f"{target} is {server!r}, which cannot be served")
+    click.echo(f"{target} is {what}")
+
+
+def _application_failed() -> NoReturn:
+    import traceback
+
+    traceback.print_exc()
+    sys.exit(2)
+
+
+def _master(target: str, chdir: str | None) -> Any:
+    # the application may import ssl, requests and so on: nothing may come before the patch
+    from .launch import patch
+    from .master import Master
+
+    patch(lambda text: click.echo(f"cluster: {text}", err=True))
+    return Master(target, base=chdir or os.getcwd())
+
+
+def _default_address() -> str:
+    port = os.environ.get("PORT")
+    return f"0.0.0.0:{port}" if port else DEFAULT_ADDRESS
+
+
+def main() -> None:
+    """Entry point."""
+    program(prog_name="cluster")

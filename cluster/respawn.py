@@ -1,0 +1,54 @@
+"""When a dead worker comes back: back-off per slot, and giving up when none ever gets ready. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+#: a worker that dies younger than this (seconds) makes its slot back off
+EARLY = 2.0
+#: a worker that lived this long (seconds) clears its slot's back-off
+STABLE = 10.0
+#: seconds added for each early death, and the most that is waited
+STEP = 0.1
+CAP = 5.0
+#: the most that is waited while no worker was ever ready: a broken start should be reported soon
+CAP_AT_BOOT = 0.5
+#: a worker that ended with exit code 0 is not a failure; its slot runs at most one in this many seconds
+PACE = 0.1
+
+
+@dataclass
+class Respawn:
+    """Decides how long a slot waits, and counts deaths in a row without a worker getting ready.
+
+    ``abort_deaths``: give up after that many such deaths; 0 means never.
+    """
+
+    abort_deaths: int = 20
+    deaths: int = 0
+    ever_ready: bool = False
+    _early: dict[object, int] = field(default_factory=dict)
+
+    def ready(self) -> None:
+        """A worker got ready."""
+        self.deaths = 0
+        self.ever_ready = True
+
+    def died(self, slot: object, age: float, failed: bool) -> float | None:
+        """A worker of *slot* died at *age* seconds; *failed* is false when it ended with exit code 0.
+
+        Returns the seconds to wait before the next one, or None when it is time to give up.
+        """
+        if not failed:
+            self._early.pop(slot, None)
+            return max(0.0, PACE - age)
+        self.deaths += 1
+        if self.abort_deaths and self.deaths >= self.abort_deaths:
+            return None
+        if age >= STABLE:
+            self._early.pop(slot, None)
+        if age >= EARLY:
+            return 0.0
+        count = self._early.get(slot, 0)
+        self._early[slot] = count + 1
+        return min(count * STEP, CAP if self.ever_ready else CAP_AT_BOOT)

@@ -1,0 +1,166 @@
+"""Shared memory with one row of counters per worker: written by the worker without a system call, read any time.
+
+Two columns stand apart, `load` and `serving`, one number per row: a worker compares its own load with the mean of all
+before each accept, and summing a slice of shared memory is one call in C.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from collections.abc import Sequence
+
+#: counters of a row; the part that a server counts comes first, in the order that `cluster.http.counters` has too
+HISTOGRAM_BUCKETS = 64
+SERVER_FIELDS = (
+    "connections_active",
+    "connections_total",
+    "requests_active",
+    "requests_total",
+    "bytes_received",
+    "bytes_sent",
+    "responses_1xx",
+    "responses_2xx",
+    "responses_3xx",
+    "responses_4xx",
+    "responses_5xx",
+    *(f"latency_{n}" for n in range(HISTOGRAM_BUCKETS)),
+)
+#: counters that fall to 0 with their worker; all others go on in the totals
+ACTIVE_FIELDS = frozenset({"connections_active", "requests_active"})
+
+#: rows: workers alive at one time, old and new generation together
+ROWS = 1024
+#: descriptions of what is in flight that a row holds
+NOTES = 32
+NOTE_BYTES = 128
+_NOTE = struct.Struct("=dH")
+_WORD = 8
+
+
+class NoRowLeft(RuntimeError):
+    """More workers than the scoreboard has rows."""
+
+
+class Scoreboard:
+    """Anonymous shared memory, made by the master before the first fork; pages cost memory once they are used."""
+
+    def __init__(self, rows: int = ROWS) -> None:
+        width = len(SERVER_FIELDS)
+        head = 2 * rows + 8
+        words = head + rows * width
+        self._memory = mmap.mmap(-1, words * _WORD + rows * NOTES * NOTE_BYTES)
+        view = memoryview(self._memory)
+        self._words = view[: words * _WORD].cast("Q")
+        #: connections each serving worker has open, 0 for the others
+        self.load = self._words[:rows]
+        #: 1 for a worker that accepts connections
+        self.serving = self._words[rows : 2 * rows]
+        self._shared = self._words[2 * rows : head]
+        self._rows = [self._words[head + n * width : head + (n + 1) * width] for n in range(rows)]
+        notes = view[words * _WORD :]
+        size = NOTES * NOTE_BYTES
+        self._notes = [notes[n * size : (n + 1) * size] for n in range(rows)]
+        self._free = list(range(rows - 1, -1, -1))
+        self.totals: dict[str, int] = dict.fromkeys(SERVER_FIELDS, 0)
+
+    @property
+    def used(self) -> int:
+        """Rows up to the highest that was ever taken; those above hold zeros."""
+        return self._shared[0]
+
+    @property
+    def emptying(self) -> int:
+        """Bit mask of the listeners whose queue a draining worker has to empty, as nobody else will."""
+        return self._shared[1]
+
+    @emptying.setter
+    def emptying(self, mask: int) -> None:
+        self._shared[1] = mask
+
+    def take(self) -> int:
+        """Reserve a row (master). Raises `NoRowLeft`."""
+        if not self._free:
+            raise NoRowLeft(f"more than {len(self._rows)} workers alive")
+        row = self._free.pop()
+        self._shared[0] = max(self.used, row + 1)
+        return row
+
+    def give_back(self, row: int) -> None:
+        """Add the row's totals to those of workers that are gone, and clear it (master, after the worker's death)."""
+        counters = self._rows[row]
+        for index, field in enumerate(SERVER_FIELDS):
+            if field not in ACTIVE_FIELDS:
+                self.totals[field] += counters[index]
+            counters[index] = 0
+        self.load[row] = self.serving[row] = 0
+        self._notes[row][:] = bytes(len(self._notes[row]))
+        self._free.append(row)
+        self._free.sort(reverse=True)
+
+    def counters(self, row: int) -> memoryview:
+        """The server's counters of a row, in the order of `SERVER_FIELDS`."""
+        return self._rows[row]
+
+    def read(self, row: int) -> dict[str, int]:
+        """A row as a mapping."""
+        return dict(zip(SERVER_FIELDS, self._rows[row], strict=True))
+
+    def sums(self, rows: Sequence[int]) -> dict[str, int]:
+        """Totals of living workers (*rows*) and of those that are gone; active ones of the living only."""
+        sums = dict(self.totals)
+        for row in rows:
+            for index, field in enumerate(SERVER_FIELDS):
+                sums[field] += self._rows[row][index]
+        return sums
+
+    def add(self, totals: dict[str, int]) -> None:
+        """Carry on from totals that another master counted; unknown names are ignored."""
+        for field, value in totals.items():
+            if field in self.totals and field not in ACTIVE_FIELDS and isinstance(value, int):
+                self.totals[field] += value
+
+    def in_flight(self, row: int) -> InFlight:
+        """The table of what the worker in *row* is doing."""
+        return InFlight(self._notes[row])
+
+
+class InFlight:
+    """What a worker has in flight, so that its master can tell when the worker cannot.
+
+    The worker calls `begin` and `end`; more than `NOTES` at a time are not noted.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+        self._free = list(range(NOTES - 1, -1, -1))
+
+    def begin(self, description: bytes) -> int:
+        """Note that something begins now. Returns a token for `end`."""
+        if not self._free:
+            return -1
+        token = self._free.pop()
+        text = description[: NOTE_BYTES - _NOTE.size]
+        start = token * NOTE_BYTES
+        end = start + _NOTE.size + len(text)
+        self._memory[start + _NOTE.size : end] = text
+        _NOTE.pack_into(self._memory, start, time.monotonic(), len(text))
+        return token
+
+    def end(self, token: int) -> None:
+        """It is done."""
+        if token >= 0:
+            _NOTE.pack_into(self._memory, token * NOTE_BYTES, 0.0, 0)
+            self._free.append(token)
+
+    def read(self) -> list[tuple[float, str]]:
+        """(when it began, what it is), oldest first."""
+        found = []
+        for token in range(NOTES):
+            start = token * NOTE_BYTES
+            began, length = _NOTE.unpack_from(self._memory, start)
+            if length:
+                text = bytes(self._memory[start + _NOTE.size : start + _NOTE.size + min(length, NOTE_BYTES)])
+                found.append((began, text.decode("latin-1")))
+        return sorted(found)

@@ -1,0 +1,35 @@
+"""How a worker serves what the user handed to ``cluster()``: one adapter per kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..kinds import Kind, Tcp, check_wsgi, classify
+from .context import Adapter, Context
+
+__all__ = ["Adapter", "Context", "adapt"]
+
+
+def adapt(server: Any, context: Context) -> Adapter:
+    """The adapter that serves *server* (not a string any more) on the context's listeners.
+
+    Raises `ConfigurationError` when it cannot be served.
+    """
+    kind = classify(server)
+    if kind is Kind.GEVENT:
+        from .stream import GeventAdapter, own
+
+        return GeventAdapter(context, own(server, context))
+    if kind is Kind.TCP:
+        from .stream import GeventAdapter, tcp_servers
+
+        assert isinstance(server, Tcp)
+        return GeventAdapter(context, tcp_servers(server.handler, context))
+    if kind is Kind.WSGI:
+        from .stream import GeventAdapter
+        from .wsgi import wsgi_servers
+
+        check_wsgi(server)
+        return GeventAdapter(context, wsgi_servers(server, context))
+    raise ConfigurationError(f"cannot serve {server!r} on a socket")

@@ -1,0 +1,46 @@
+"""What an adapter is given by its worker, and what a worker expects of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..listeners import Listener
+from ..scoreboard import InFlight, Scoreboard
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a server needs to know, and no more."""
+
+    listeners: Sequence[Listener]
+    scoreboard: Scoreboard
+    row: int
+    in_flight: InFlight
+    #: (error, what was going on): an exception in a request; the worker lives on
+    report: Callable[[BaseException, str], None]
+
+
+class Adapter(Protocol):
+    """Serves connections in a worker."""
+
+    def start(self) -> None:
+        """Begin to accept."""
+
+    def connections(self) -> int:
+        """How many are open."""
+
+    def drain(self, grace: float) -> None:
+        """Stop accepting and block until all connections are finished.
+
+        *grace*: seconds in which a request that comes in on an idle keep-alive connection is still answered.
+        """
+
+
+def describe(environ: dict[str, Any]) -> bytes:
+    """A request in one line, for the in-flight table."""
+    query = environ.get("QUERY_STRING")
+    target = environ.get("PATH_INFO", "") + (f"?{query}" if query else "")
+    text = f"{environ.get('REQUEST_METHOD', '-')} {target} from {environ.get('REMOTE_ADDR', '-')}"
+    return text.encode("latin-1", "replace")

@@ -1,0 +1,129 @@
+"""gevent's own servers (StreamServer, WSGIServer and subclasses), and TCP handlers, on the shared sockets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.event
+from gevent.server import StreamServer
+from gevent.socket import socket as gevent_socket
+
+from ..listeners import Listener
+from ..scoreboard import SERVER_FIELDS
+from .accepting import Accepting
+from .context import Context
+
+_ACTIVE = SERVER_FIELDS.index("connections_active")
+_TOTAL = SERVER_FIELDS.index("connections_total")
+
+#: a gevent server, the listeners it serves, and what ends its idle connections when it drains
+Served = tuple[Any, list[Listener], "Callable[[float], None]"]
+
+
+def tcp_servers(handler: Callable[[Any, Any], Any], context: Context) -> list[Served]:
+    """*handler* on all listeners."""
+
+    def handle(connection: Any, address: Any) -> None:
+        token = context.in_flight.begin(f"connection from {address}".encode("latin-1", "replace"))
+        try:
+            handler(connection, address)
+        except Exception as error:  # noqa: BLE001 - the user's; one connection must not end the others
+            context.report(error, f"connection from {address}")
+        finally:
+            context.in_flight.end(token)
+
+    return [(StreamServer(context.listeners[0].socket, handle), list(context.listeners), lambda grace: None)]
+
+
+def own(server: Any, context: Context) -> list[Served]:
+    """The server object that the user made, on all listeners."""
+    server.loop = gevent.get_hub().loop  # it was made in the master, whose hub is gone
+    if server.pool is not None and hasattr(server.pool, "_semaphore"):
+        server.pool._semaphore._at_fork_reinit()
+    if "gevent.pywsgi" in sys.modules:
+        from .wsgi import WSGIServer, track
+
+        if isinstance(server, WSGIServer):
+            return [(server, list(context.listeners), track(server, context, context.listeners[0]))]
+    return [(server, list(context.listeners), lambda grace: None)]
+
+
+class GeventAdapter:
+    """Accepts for gevent servers, hands them their connections, and waits for these to end."""
+
+    def __init__(self, context: Context, served: list[Served]) -> None:
+        self._context = context
+        self._served = served
+        self._accepting = Accepting(context.scoreboard, context.row)
+        self._counters = context.scoreboard.counters(context.row)
+        self._all_closed = gevent.event.Event()
+        self._draining = False
+        for server, listeners, _ in served:
+            self._take(server, listeners)
+
+    def _take(self, server: Any, listeners: list[Listener]) -> None:
+        close_one = server.do_close
+
+        def do_close(*args: Any) -> None:
+            try:
+                close_one(*args)
+            finally:
+                self._released()
+
+        server.set_listener(listeners[0].socket)
+        server.do_close = do_close
+        # the server's own accept loop is replaced: it knows nothing of the other workers
+        server.start_accepting = self._accepting.resume
+        server.stop_accepting = self._accepting.hold
+        for listener in listeners:
+            self._accepting.add(listener.socket, self._handler(server, listener.socket))
+
+    def _handler(self, server: Any, listening: Any) -> Callable[[int, Any], None]:
+        family, kind, protocol = listening.family, listening.type, listening.proto
+
+        def handle(descriptor: int, address: Any) -> None:
+            self._counters[_ACTIVE] += 1
+            self._counters[_TOTAL] += 1
+            connection = gevent_socket(family, kind, protocol, fileno=descriptor)
+            try:
+                server.do_handle(connection, address)
+            except Exception as error:  # noqa: BLE001 - do_handle has closed the connection; others go on
+                self._context.report(error, f"connection from {address}")
+            if server.full():
+                server.stop_accepting()
+
+        return handle
+
+    def _released(self) -> None:
+        self._counters[_ACTIVE] -= 1
+        self._accepting.released()
+        if self._draining and not self._accepting.active:
+            self._all_closed.set()
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for server, _, _ in self._served:
+            server.start()
+        self._accepting.start()
+
+    def connections(self) -> int:
+        """How many are open."""
+        return self._accepting.active
+
+    def drain(self, grace: float) -> None:
+        """Stop accepting and block until all connections have ended."""
+        self._draining = True
+        for _, _, end_idle in self._served:
+            end_idle(grace)
+        self._accepting.stop()
+        self._accepting.empty(self._context.scoreboard.emptying)
+        if self._accepting.active:
+            self._all_closed.wait()
+        # a close of the whole cluster may have been asked for after this worker had begun to drain
+        self._accepting.empty(self._context.scoreboard.emptying)
+        while self._accepting.active:
+            self._all_closed.clear()
+            self._all_closed.wait()

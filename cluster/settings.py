@@ -1,0 +1,207 @@
+"""Every setting: its name, unit, default, check and help. One table, from which `docs/settings.md` is generated."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigurationError
+from .events import normal
+
+Check = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. ``check`` turns what the user gave into the value, or raises ValueError saying what is right."""
+
+    name: str
+    default: Any
+    unit: str
+    check: Check
+    help: str
+
+
+def _count(minimum: int) -> Check:
+    def check(value: Any) -> int:
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"a whole number, {minimum} or more")
+        if value < minimum:
+            raise ValueError(f"{minimum} or more")
+        return value
+
+    return check
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError("seconds, as a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("seconds, as a number")
+    if not 0 <= value < float("inf"):
+        raise ValueError("0 seconds or more")
+    return float(value)
+
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def _choice(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return str(value)
+
+    return check
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a non-empty text")
+    return value
+
+
+def _directory(value: Any) -> str:
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path:
+        raise ValueError("a directory")
+    return path
+
+
+def _identity(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "" or (
+        isinstance(value, int) and value < 0
+    ):
+        raise ValueError("a name or a numeric id")
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _umask(value: Any) -> int:
+    if isinstance(value, str):
+        try:
+            value = int(value, 8)
+        except ValueError:
+            raise ValueError("an octal number such as 0o027") from None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o777:
+        raise ValueError("an octal number such as 0o027")
+    return value
+
+
+def _signal_map(value: Any) -> dict[str, str | None]:
+    # what is a signal and what is a command is known to `signals` and `commands`; Master checks with them
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError('a map such as {"SIGTERM": "close"}')
+    return dict(value)
+
+
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting
+    for setting in (
+        Setting("workers", None, "processes", _count(0),
+                "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
+                "quota counted, rounded up), at least 1."),
+        Setting("working directory", None, "path", _directory,
+                "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
+        Setting("backlog", 2048, "connections", _count(1), "How many connections the kernel queues per listener."),
+        Setting("timeout", 60.0, "seconds", _seconds,
+                "How long a worker that was asked to end may take before it is killed. 0: as long as it likes."),
+        Setting("startup timeout", 60.0, "seconds", _seconds,
+                "How long a worker may take to get ready before it is killed. 0: as long as it likes."),
+        Setting("restart timeout", 120.0, "seconds", _seconds,
+                "How long a new master may take to get all its workers ready. 0: as long as it likes."),
+        Setting("restart threshold", 5.0, "seconds", _seconds,
+                "A restart asked for sooner than this after the start waits until then. 0: never waits."),
+        Setting("restart", "auto", "", _choice("auto", "master", "reload"),
+                "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
+                "docs/restart.md)."),
+        Setting("ready", "auto", "", _choice("auto", "manual"),
+                "`auto`: a worker is ready once its server accepts. `manual`: once it calls `cluster.worker().ready()`."),
+        Setting("preload", False, "", _flag,
+                "Import the application in the master before forking: less memory, but new code needs a restart."),
+        Setting("monkey patch", True, "", _flag,
+                "Apply gevent's monkey patch in the master, before the first worker is forked."),
+        Setting("close delay", 0.0, "seconds", _seconds,
+                "Go on accepting this long after a close was asked for, so that load balancers can turn away. A second "
+                "signal cuts it short."),
+        Setting("drain grace", 1.0, "seconds", _seconds,
+                "How long a draining worker still answers requests that come in on idle keep-alive connections."),
+        Setting("title", "cluster", "", _text, "The master's name in `ps`."),
+        Setting("worker title", "cluster worker {n}", "", _text, "A worker's name in `ps`; {n} is its slot."),
+        Setting("user", None, "name or id", _identity, "Workers run as this user; dropped before the application loads."),
+        Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
+        Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
+        Setting("abort deaths", 20, "workers", _count(0),
+                "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
+        Setting("signals", {}, "", _signal_map,
+                "Changes which signal means which command: {\"SIGTERM\": \"close\"}; None: the signal is ignored."),
+    )
+}
+
+
+def typed(name: str, value: Any) -> Any:
+    """Return *value* as the setting *name* wants it; unknown names are taken as they are (plugins use them).
+
+    Raises `ConfigurationError` that names the setting, what was given and what would be right.
+    """
+    setting = SETTINGS.get(name)
+    if setting is None:
+        return value
+    if value is None and setting.default is None:
+        return None
+    try:
+        return setting.check(value)
+    except ValueError as error:
+        raise ConfigurationError(f"setting {name!r} cannot be {value!r}: it takes {error}") from None
+
+
+class Settings(Mapping[str, Any]):
+    """The values of one cluster: a mapping in which underscores and spaces in names mean the same."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {name: setting.default for name, setting in SETTINGS.items()}
+        self._given: set[str] = set()
+
+    def set(self, name: str, value: Any) -> None:
+        """Set *name* to *value*. Raises `ConfigurationError`; warns when *name* is close to a known one."""
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"the name of a setting is a text, not {name!r}")
+        key = normal(name)
+        self._values[key] = typed(key, value)
+        self._given.add(key)
+        if key not in SETTINGS:
+            close = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.8)
+            if close:
+                warnings.warn(f"unknown setting {name!r}; did you mean {close[0]!r}?", UserWarning, stacklevel=4)
+
+    def given(self, name: str) -> bool:
+        """Whether *name* was set, to whatever value."""
+        return normal(name) in self._given
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[normal(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Settings({self._values!r})"

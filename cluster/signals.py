@@ -1,0 +1,103 @@
+"""Which signal means which command, and the watchers that queue signals for the supervisor."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gevent
+
+from .errors import ConfigurationError
+
+#: what a signal to the master asks for
+DEFAULT_MEANING: dict[str, str | None] = {
+    "SIGQUIT": "close",
+    "SIGTERM": "destroy",
+    "SIGINT": "destroy",
+    "SIGHUP": "restart",
+    "SIGUSR2": "restart",
+    "SIGTTIN": "spawn",
+    "SIGTTOU": "remove",
+    "SIGUSR1": "reopen logs",
+}
+
+#: ignored by workers, so that a signal to the whole process group acts once, through the master
+IGNORED_BY_WORKERS = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU")
+
+_UNCATCHABLE = ("SIGKILL", "SIGSTOP", "SIGCHLD")
+
+
+def number(name: str | int) -> int:
+    """The number of ``"SIGTERM"``, ``"TERM"``, ``"term"`` or ``15``. Raises `ConfigurationError`."""
+    if isinstance(name, int) and not isinstance(name, bool):
+        try:
+            return signal.Signals(name)
+        except ValueError:
+            pass
+    if isinstance(name, str):
+        text = name.strip().upper()
+        if text.isdecimal():
+            return number(int(text))
+        text = text if text.startswith("SIG") else "SIG" + text
+        found = signal.Signals.__members__.get(text)
+        if found is not None:
+            return found
+        close = difflib.get_close_matches(text, signal.Signals.__members__, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigurationError(f"no signal {name!r}{hint}")
+    raise ConfigurationError(f"no signal {name!r}; it takes a name such as 'SIGTERM'")
+
+
+def name(signal_number: int) -> str:
+    """The name of a signal number, as in ``SIGTERM``; real-time ones by number."""
+    try:
+        return signal.Signals(signal_number).name
+    except ValueError:
+        return f"signal {signal_number}"
+
+
+def meaning(overrides: Mapping[str, str | None], is_command: Callable[[str], bool]) -> dict[int, str | None]:
+    """Signal number → command name (None: ignore), from the default map and the user's *overrides*.
+
+    Raises `ConfigurationError` for a name that is no signal, one that cannot be caught, or no command.
+    """
+    merged: dict[int, str | None] = {number(key): value for key, value in DEFAULT_MEANING.items()}
+    for key, command in overrides.items():
+        caught = number(key)
+        if name(caught) in _UNCATCHABLE:
+            raise ConfigurationError(f"{name(caught)} cannot be given a meaning")
+        if command is not None and not (isinstance(command, str) and is_command(command)):
+            raise ConfigurationError(f"{key}: there is no command {command!r}")
+        merged[caught] = command
+    return merged
+
+
+class Watchers:
+    """Signal watchers of the master: handlers only queue. `close` puts back what was there before."""
+
+    def __init__(self, numbers: Mapping[int, str | None], queue: Callable[[int], None]) -> None:
+        self._before: dict[int, Any] = {}
+        self._watchers: list[Any] = []
+        loop = gevent.get_hub().loop
+        for wanted, command in numbers.items():
+            self._before[wanted] = signal.getsignal(wanted)
+            if command is None:
+                signal.signal(wanted, signal.SIG_IGN)
+                continue
+            watcher = loop.signal(wanted)
+            watcher.start(queue, wanted)
+            self._watchers.append(watcher)
+        #: nohup(1) was asked for: the terminal's going away must not end us
+        self.hangup_was_ignored = self._before.get(signal.SIGHUP) == signal.SIG_IGN
+
+    def close(self) -> None:
+        """Stop watching."""
+        for watcher in self._watchers:
+            watcher.stop()
+            watcher.close()
+        self._watchers.clear()
+        for wanted, handler in self._before.items():
+            signal.signal(wanted, handler if handler is not None else signal.SIG_DFL)
+        self._before.clear()

@@ -1,0 +1,517 @@
+"""The loop of the master process: one inbox of things that happened, one place that acts on them.
+
+Everything here runs in the main greenlet, one item at a time: nothing is locked, and workers are forked from here only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+
+from . import host
+from .announcer import Announcer
+from .calls import Calls
+from .channel import Message
+from .complaints import Complaints
+from .crew import Crew, ForkedChild
+from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, ChannelError, WouldBlock
+from .events import Emitter
+from .inbox import Inbox, Timer
+from .listeners import Listeners
+from .notify import notify
+from .reloading import Reload
+from .restart import Predecessor, Replacement
+from .results import Result
+from .signals import Watchers, name
+from .states import MASTER_MOVES, MasterState, move
+from .system import System
+from .workers.handle import WorkerHandle
+
+
+@dataclass
+class Plan:
+    """What the fluent surface gathered; the supervisor's orders."""
+
+    settings: dict[str, Any]
+    workers: int
+    listeners: Listeners
+    signals: dict[int, str | None]
+    calls: Calls
+    #: runs a command by name, for signals
+    command: Callable[[str], Any]
+    callback: Callable[[], Any] | None
+    predecessor: Predecessor | None
+    taken: set[str]
+    #: why reload() cannot bring new code, or None when it can
+    same_code: str | None
+
+
+class Supervisor:
+    """Runs one cluster, from the first fork to the last death."""
+
+    def __init__(self, plan: Plan, emitter: Emitter, complaints: Complaints, system: System | None = None) -> None:
+        self.state = MasterState.NEW
+        self.started = 0.0
+        self.exit_code = EXIT_CLOSED
+        self._plan = plan
+        self._settings = plan.settings
+        self._emitter = emitter
+        self._complaints = complaints
+        self._system = system or System()
+        self._inbox = Inbox()
+        self.announcer = Announcer(emitter)
+        self.crew = Crew(
+            self._system, self._inbox, emitter, self.announcer, complaints, plan.settings,
+            self._changed, self._give_up, self._message,
+        )
+        self.crew.on_fork = self._let_go
+        self._main = gevent.getcurrent()
+        self._holding = False  # the loop cannot go on before the handlers that run now are done
+        self._watchers: Watchers | None = None
+        self._had_terminal = host.has_terminal()
+        self._unsettled: list[tuple[Result, Callable[[], bool]]] = []
+        self._generations = 1
+        self._reload: Reload | None = None
+        self._after_reload: list[Callable[[], None]] = []
+        self._replacement: Replacement | None = None
+        self._restart_result: Result | None = None
+        self._restart_signal = signal.SIGQUIT
+        self._restart_timer: Timer | None = None
+        self._close_timer: Timer | None = None
+        self._close_results: list[Result] = []
+        self._ended = False
+
+    # -- the loop
+
+    def run(self) -> int:
+        """Run until the cluster has closed; returns the exit code. Raises `ForkedChild` in each worker."""
+        try:
+            self._watchers = Watchers(self._plan.signals, lambda caught: self._inbox.put(self._signalled, caught))
+            self._begin()
+            while not self._ended:
+                act, args = self._inbox.take()
+                act(*args)
+        except ForkedChild:
+            raise
+        except BaseException:  # noqa: BLE001 - whatever it is, no worker may be left behind
+            traceback.print_exc(file=sys.stderr)
+            self._complaints.say("the supervisor failed; killing all workers")
+            self.crew.abandon()
+            if self._replacement is not None:
+                self._replacement.cancel()
+            self.exit_code = EXIT_FAILED
+        self._leave()
+        return self.exit_code
+
+    def _leave(self) -> None:
+        self._go(MasterState.CLOSED, force=True)
+        self._plan.listeners.close()
+        if self._plan.predecessor is not None:
+            self._plan.predecessor.close()
+        if self._watchers is not None:
+            self._watchers.close()
+        self.announcer.close()
+
+    def _go(self, state: MasterState, force: bool = False) -> None:
+        if self.state is not state:
+            self.state = state if force else move(MASTER_MOVES, self.state, state)
+
+    def guard(self) -> None:
+        """Raise `WouldBlock` where waiting for an operation would stop the loop that has to do it."""
+        here = gevent.getcurrent()
+        if here is self._main or here is gevent.get_hub():
+            raise WouldBlock("wait() in the supervisor itself would never return")
+        if self._holding and self.announcer.is_current():
+            raise WouldBlock("the supervisor waits for this handler; wait() here would never return")
+
+    def ask(self, operation: Callable[..., None], *args: Any) -> Result:
+        """Queue an operation; the way in for handlers, plugins and other greenlets."""
+        result = Result(operation.__name__.lstrip("_").replace("_", " "), self.guard)
+        if self._ended or self.state is MasterState.CLOSED:
+            result.fail("the cluster has closed")
+        else:
+            self._inbox.put(operation, result, *args)
+        return result
+
+    def _say_and_hold(self, event: str, args: tuple[Any, ...], then: Callable[..., None], *rest: Any) -> None:
+        """Emit an event whose handlers have to be done before *then* runs. The loop itself goes on."""
+        self._holding = True
+        self.announcer.say(event, *args)
+        self.announcer.then(self._inbox.put, self._release, then, rest)
+
+    def _release(self, then: Callable[..., None], rest: tuple[Any, ...]) -> None:
+        self._holding = False
+        then(*rest)
+
+    # -- boot
+
+    def _begin(self) -> None:
+        self._go(MasterState.STARTING)
+        self.started = self._system.now()
+        os.environ["CLUSTER_MASTER_PID"] = str(self._system.pid())
+        if self._system.threads() > 1:
+            self._complaints.say(
+                f"this process runs {self._system.threads()} threads; forking workers from it is unsafe. "
+                "Start threads in the workers, or before them none"
+            )
+        if self._plan.predecessor is not None:
+            self._plan.predecessor.watch(self.crew.scoreboard.add)
+        self._say_and_hold("start", (), self._fork_first)
+
+    def _fork_first(self) -> None:
+        if self.state is not MasterState.STARTING:
+            return
+        if self._plan.callback is not None:
+            self.announcer.then(self._call_back)
+        self.crew.board(self._plan.workers)
+        self.announcer.say("listening")
+        self._changed()
+
+    def _call_back(self) -> None:
+        try:
+            if self._plan.callback is not None:
+                self._plan.callback()
+        except Exception as error:  # noqa: BLE001 - the user's; the cluster runs all the same
+            self._complaints.handler_failed("listen", self._plan.callback or repr, error)
+
+    def _all_ready(self) -> None:
+        self._go(MasterState.RUNNING)
+        self.announcer.say("ready")
+        predecessor = self._plan.predecessor
+        if predecessor is None:
+            notify("READY=1", f"STATUS={self._status_line()}")
+            return
+        predecessor.tell_ready(self._plan.taken)
+        notify(f"MAINPID={self._system.pid()}\nREADY=1", f"STATUS={self._status_line()}")
+        self.announcer.say("restart", predecessor.data)
+
+    def _status_line(self) -> str:
+        return f"{self.crew.target} workers, generation {self.crew.generation}"
+
+    def _let_go(self) -> None:
+        """In a forked child: the connections to other masters are not ours."""
+        for other in (self._plan.predecessor, self._replacement):
+            if other is not None:
+                other.abandon()
+
+    # -- what comes in
+
+    def _signalled(self, caught: int) -> None:
+        if caught == signal.SIGHUP and self._had_terminal and not host.has_terminal():
+            self._had_terminal = False
+            if self._watchers is None or not self._watchers.hangup_was_ignored:
+                self.close(Result("close"))
+            return
+        command = self._plan.signals.get(caught)
+        if command is not None:
+            self._plan.command(command)
+
+    def _message(self, worker: WorkerHandle, message: Message) -> None:
+        if message["t"] == "call":
+            self._plan.calls.take(worker, message)
+
+    def _changed(self) -> None:
+        """A worker came, got ready or went: see what can go on now."""
+        if self.state is MasterState.STARTING and self.crew.complete():
+            self._all_ready()
+        if self._reload is not None:
+            self._reload.look()
+        for pair in list(self._unsettled):
+            result, reached = pair
+            if reached():
+                self._unsettled.remove(pair)
+                result.succeed()
+        if self.state in (MasterState.CLOSING, MasterState.DESTROYING) and not self.crew.members:
+            self._all_gone()
+
+    def _give_up(self, deaths: int) -> None:
+        self._complaints.gave_up(deaths)
+        self.exit_code = EXIT_NO_WORKERS
+        self.destroy(Result("destroy"))
+
+    def _until(self, result: Result, reached: Callable[[], bool]) -> None:
+        if reached():
+            result.succeed()
+        else:
+            self._unsettled.append((result, reached))
+
+    def _ending(self, result: Result) -> bool:
+        if self.state in (MasterState.CLOSING, MasterState.DESTROYING, MasterState.CLOSED):
+            result.fail("the cluster is closing")
+            return True
+        return False
+
+    def _in_turn(self, result: Result, operation: Callable[[], None]) -> None:
+        """Do it now, or after the reload that is under way: two at once would leave the count wrong."""
+
+        def act() -> None:
+            if not self._ending(result):
+                operation()
+
+        if self._reload is not None:
+            self._after_reload.append(act)
+        else:
+            act()
+
+    # -- how many
+
+    def resize(self, result: Result, count: int, number: int = signal.SIGQUIT) -> None:
+        """Have *count* workers."""
+        self._in_turn(result, lambda: self._resize(result, count, number))
+
+    def spawn(self, result: Result, count: int) -> None:
+        """Have *count* workers more."""
+        self._in_turn(result, lambda: self._resize(result, self.crew.target + count, signal.SIGQUIT))
+
+    def remove(self, result: Result, count: int, number: int) -> None:
+        """Have *count* workers less; the highest slots go, by signal *number*."""
+        self._in_turn(result, lambda: self._resize(result, max(0, self.crew.target - count), number))
+
+    def _resize(self, result: Result, count: int, number: int) -> None:
+        self.crew.target = count
+        for worker in self.crew.current():
+            if worker.id >= count:
+                self.crew.retire(worker, number)
+        self.crew.maintain()
+        self._until(result, lambda: self.crew.complete() or self.crew.target != count)
+        self._changed()
+
+    def restart_workers(self, result: Result, number: int) -> None:
+        """Have every worker replaced by a new one of the same generation."""
+
+        def replace() -> None:
+            old = self.crew.current()
+            for worker in old:
+                self.crew.retire(worker, number)
+            self.crew.maintain()
+            self._until(result, lambda: self.crew.complete() and not any(worker.alive for worker in old))
+            self._changed()
+
+        self._in_turn(result, replace)
+
+    def kill(self, result: Result, number: int) -> None:
+        """Send a signal to all workers."""
+        self.crew.signal_all(number)
+        result.succeed()
+
+    def reopen_logs(self, result: Result) -> None:
+        """Tell whoever writes logs to open them anew."""
+        self.announcer.say("reopen logs")
+        result.succeed()
+
+    # -- new workers
+
+    def reload(self, result: Result) -> None:
+        """Replace the workers by a new generation."""
+        if self._ending(result):
+            return
+        if self._replacement is not None:
+            result.fail("a restart is under way")
+            return
+        if self._plan.same_code is not None:
+            self._complaints.say(self._plan.same_code)
+        if self._reload is not None:
+            self._reload.supersede()
+        self._generations += 1
+        self.crew.maintaining = False
+        self._reload = Reload(
+            self._system, self._inbox, self.crew, self.announcer, self._generations,
+            self._settings["startup timeout"], result, self._reload_over,
+        )
+        self._reload.begin()
+
+    def _reload_over(self) -> None:
+        self._reload = None
+        self.crew.maintaining = True
+        self.crew.maintain()
+        waiting, self._after_reload = self._after_reload, []
+        for act in waiting:
+            act()
+        self._changed()
+
+    # -- a new master
+
+    def restart(self, result: Result, number: int = signal.SIGQUIT) -> None:
+        """Replace the master; the old workers then end by signal *number*."""
+        if self._ending(result):
+            return
+        mode = self._settings["restart"]
+        reason = host.why_master_must_stay() if mode == "auto" else None
+        if mode == "reload" or reason is not None:
+            self.reload(result)
+            return
+        if self._restart_result is not None:  # one replacement for all who ask while it is on its way
+            first = self._restart_result
+            self._unsettled.append((result, lambda: first.done and self._copy(first, result)))
+            return
+        self._restart_result = result
+        self._restart_signal = signal.Signals(number)
+        left = self._settings["restart threshold"] - (self._system.now() - self.started)
+        if left > 0:
+            self.announcer.say("cyclic restart", left)
+            self._restart_timer = self._inbox.later(left, self._restart_now, result)
+        else:
+            self._restart_now(result)
+
+    @staticmethod
+    def _copy(first: Result, second: Result) -> bool:
+        if first.error is not None:
+            second.error = first.error
+        second.succeed()
+        return True
+
+    def _restart_now(self, result: Result) -> None:
+        self._restart_timer = None
+
+        def begin() -> None:
+            data: dict[str, Any] = {}
+            self._say_and_hold("restarting", (data,), self._start_replacement, data)
+
+        self._in_turn(result, begin)
+
+    def _start_replacement(self, data: dict[str, Any]) -> None:
+        if self.state not in (MasterState.STARTING, MasterState.RUNNING):
+            return
+        self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._restart_failed)
+        try:
+            self._replacement.start(self._plan.listeners, data, self._settings["restart timeout"])
+        except (OSError, ChannelError) as error:
+            self._restart_failed(f"the new master cannot be started: {error}")
+
+    def _restart_failed(self, reason: str) -> None:
+        self._replacement = None
+        result, self._restart_result = self._restart_result, None
+        self.announcer.say("restart failed", reason)
+        if result is not None:
+            result.fail(reason)
+        self._changed()
+
+    def _taken_over(self, taken: list[str]) -> None:
+        """The new master's workers are all ready: our time is over."""
+        for listener in self._plan.listeners:
+            listener.handed_on = listener.key in taken
+        if self._restart_result is not None:
+            self._restart_result.succeed(self._replacement.pid if self._replacement is not None else None)
+        self._end_workers(int(self._restart_signal))
+
+    # -- the end
+
+    def close(self, result: Result, number: int = signal.SIGQUIT) -> None:
+        """End: in-flight requests finish, then the master goes, too."""
+        if self.state in (MasterState.STARTING, MasterState.RUNNING):
+            self._close_results.append(result)
+            delay = self._settings["close delay"]
+            if self._close_timer is not None:  # asked for a second time: cut the delay short
+                self._close_timer.cancel()
+                self._stop_serving(number)
+            elif delay:
+                self.announcer.say("closing")
+                notify("STOPPING=1")
+                self._cancel_restart()
+                self._close_timer = self._inbox.later(delay, self._stop_serving, number)
+            else:
+                self._end_workers(number)
+        elif self._ended:
+            result.succeed()
+        else:
+            self._close_results.append(result)
+
+    def _stop_serving(self, number: int) -> None:
+        if self.state in (MasterState.STARTING, MasterState.RUNNING):
+            self._end_workers(number)
+
+    def destroy(self, result: Result) -> None:
+        """End at once: SIGTERM, and SIGKILL half a second later."""
+        self._close_results.append(result)
+        if self.state in (MasterState.STARTING, MasterState.RUNNING):
+            self._end_workers(signal.SIGTERM)
+        elif self.state is MasterState.CLOSING:
+            self._go(MasterState.DESTROYING)
+            self.announcer.say("kill", "SIGTERM")
+            self.crew.retire_all(signal.SIGTERM)
+            self._changed()
+        elif self.state is MasterState.CLOSED:  # a handler of `close` takes too long for somebody
+            self._finish()
+
+    def _end_workers(self, number: int) -> None:
+        if self._close_timer is None:
+            self.announcer.say("closing")
+        else:
+            self._close_timer.cancel()
+        replaced = self._replacement is not None and self._replacement.ready
+        if not replaced:
+            notify("STOPPING=1")
+            self._cancel_restart()
+        self._go(MasterState.DESTROYING if number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+                 else MasterState.CLOSING)
+        self.crew.maintaining = False
+        if self._reload is not None:
+            self._reload.abandon("the cluster is closing")
+            self._reload = None
+        for result, _ in self._unsettled:
+            result.fail("the cluster is closing")
+        self._unsettled.clear()
+        for act in self._after_reload:
+            act()  # each sees that we are closing
+        self._after_reload.clear()
+        mask = 0
+        for index, listener in enumerate(self._plan.listeners):
+            if not listener.handed_on and index < 64:
+                listener.refuse()
+                mask |= 1 << index
+        self.crew.scoreboard.emptying = mask
+        self.announcer.say("kill", name(number))
+        self.crew.retire_all(number)
+        self._changed()
+
+    def _cancel_restart(self) -> None:
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
+        if self._replacement is not None and not self._replacement.ready:
+            self._replacement.cancel()
+            self._replacement = None
+        if self._restart_result is not None:
+            self._restart_result.fail("the cluster is closing")
+
+    def _all_gone(self) -> None:
+        """No worker is left."""
+        if self._replacement is not None and self._replacement.ready:
+            self._replacement.send_totals(self.crew.scoreboard.totals)
+        self._plan.listeners.close()
+        self._go(MasterState.CLOSED)
+        self._say_and_hold("close", (), self._finish)
+
+    def _finish(self) -> None:
+        self._ended = True
+        for result in self._close_results:
+            result.succeed()
+
+    # -- what it is like
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot of everything countable."""
+        scoreboard = self.crew.scoreboard
+        return {
+            "state": self.state.value,
+            "pid": self._system.pid(),
+            "uptime": self._system.now() - self.started,
+            "generation": self.crew.generation,
+            "target": self.crew.target,
+            "listeners": [str(listener) for listener in self._plan.listeners],
+            "totals": scoreboard.sums([worker.row for worker in self.crew.members.values()]),
+            "workers": [
+                {
+                    "id": worker.id, "pid": worker.pid, "uid": worker.uid, "generation": worker.generation,
+                    "state": worker.state.value, "uptime": worker.uptime, **scoreboard.read(worker.row),
+                }
+                for worker in sorted(self.crew.members.values(), key=lambda w: (w.id, w.uid))
+            ],
+        }
+

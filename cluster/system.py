@@ -1,0 +1,217 @@
+"""The operating system behind one seam: the only caller of fork, exec, kill and of the clock.
+
+The supervisor gets a `System`; tests hand it another one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import signal
+import struct
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import gevent
+import gevent.hub
+import gevent.monkey
+import gevent.os
+
+_fork: Callable[[], int] = gevent.monkey.get_original("os", "fork")
+_close: Callable[[int], None] = gevent.os._close  # the patched one is deferred by the hub: end-of-file arrives late
+_sleep: Callable[[float], None] = gevent.monkey.get_original("time", "sleep")
+
+#: what a forked child keeps of its master's hub, so that nothing of it is ever collected: collecting a greenlet
+#: runs its `finally` blocks, and those would clean up for the master
+_inherited: list[Any] = []
+
+
+class System:
+    """What the supervisor asks of the operating system."""
+
+    def now(self) -> float:
+        """Seconds on the monotonic clock."""
+        return time.monotonic()
+
+    def pid(self) -> int:
+        """This process."""
+        return os.getpid()
+
+    def fork(self) -> int:
+        """Fork, from the main greenlet. In the child (0) the hub is new and nothing of the master's runs on.
+
+        All signals are blocked in the child until it calls `unblock_signals`: one that came before the child has
+        its own handlers would go through the master's, into a pipe that master and child share.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                pass
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = _fork()
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            raise
+        if pid == 0:
+            forget_master()
+            return 0
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pid
+
+    def watch(self, pid: int, callback: Callable[[int, int], None]) -> Any:
+        """Call ``callback(pid, wait status)`` once *pid* has ended. Keep what is returned; it must not be collected."""
+        watcher = gevent.get_hub().loop.child(pid, ref=True)
+
+        def ended() -> None:
+            watcher.stop()
+            status = watcher.rstatus
+            watcher.close()
+            callback(pid, status)
+
+        watcher.start(ended)
+        return watcher
+
+    def kill(self, pid: int, number: int) -> bool:
+        """Send a signal; False when there is no such process any more."""
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def execute(
+        self, argv: list[str], environment: Mapping[str, str], directory: str, descriptors: Iterable[int]
+    ) -> int:
+        """Start another program with *descriptors* inherited under their numbers. Returns its pid.
+
+        Raises OSError when it cannot be started.
+        """
+        keep = list(descriptors)
+        reader, writer = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid = _fork()
+        if pid == 0:
+            try:
+                _close(reader)
+                default_signals()
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                os.chdir(directory)
+                for descriptor in keep:
+                    os.set_inheritable(descriptor, True)
+                os.execvpe(argv[0], argv, dict(environment))
+            except BaseException as error:  # noqa: BLE001 - nothing may escape into a copy of the master
+                number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
+                os.write(writer, struct.pack("=i", number))
+            finally:
+                os._exit(127)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _close(writer)
+        try:
+            failure = os.read(reader, 4)  # end-of-file at the exec, within milliseconds
+        finally:
+            _close(reader)
+        if failure:
+            os.waitpid(pid, 0)
+            number = struct.unpack("=i", failure)[0]
+            raise OSError(number, os.strerror(number), argv[0])
+        return pid
+
+    def exit(self, code: int) -> NoReturn:
+        """End this process now, without any clean-up by the interpreter."""
+        os._exit(code)
+
+    def die_of(self, number: int) -> NoReturn:
+        """End this process by signal *number*, so that whoever waits for it sees which."""
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        os.kill(os.getpid(), number)
+        os._exit(128 + number)
+
+    def threads(self) -> int:
+        """How many native threads this process has."""
+        try:
+            return len(os.listdir("/proc/self/task"))
+        except OSError:
+            return len(sys._current_frames())
+
+
+def forget_master() -> None:
+    """Make a forked child a process of its own: new hub, no inherited signal handlers, exit hooks or finalizers.
+
+    Must run before anything can yield, or the master's greenlets would run on here (gevent's own documentation of
+    `gevent.os.fork` warns of it; gevent issues 957 and 2202).
+    """
+    hub = gevent.hub._get_hub()
+    if hub is not None:
+        gevent.reinit()
+        hub._threadpool = None
+        hub._resolver = None
+        loop = hub.loop
+        gevent.hub.set_hub(None)
+        _inherited.append((hub, loop))
+        loop.destroy()
+    default_signals()
+    gevent.get_hub()
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # no public way: each would run at exit here too
+
+
+def default_signals() -> None:
+    """Take off every signal handler and the wake-up descriptor."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        try:
+            if number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)):
+                signal.signal(number, signal.SIG_IGN)  # as Python itself starts
+            else:
+                signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError, RuntimeError):
+            continue
+
+
+def unblock_signals() -> None:
+    """Let signals through again, once a new child has its own handlers."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def pause(seconds: float) -> None:
+    """Block the whole process, hub included. Only where nothing else can run any more."""
+    _sleep(seconds)
+
+
+def close_descriptor(descriptor: int) -> None:
+    """Close at once, whatever is patched."""
+    try:
+        _close(descriptor)
+    except OSError:
+        pass
+
+
+def launch_directory() -> str:
+    """Where this process was started, by the name the shell gave it when that is the same directory.
+
+    A deployment that switches a ``current`` symlink wants the link followed anew at a restart.
+    """
+    here = os.getcwd()
+    named = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, here):
+            return named
+    except OSError:
+        pass
+    return here
+
+
+try:
+    #: taken at import, before anybody changes directory
+    STARTED_IN = launch_directory()
+except OSError:  # the directory was removed under us
+    STARTED_IN = "/"

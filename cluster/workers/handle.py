@@ -1,0 +1,100 @@
+"""The worker as the master sees it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..channel import Channel
+from ..errors import ChannelError
+from ..scoreboard import InFlight
+from ..signals import name as signal_name
+from ..states import WORKER_MOVES, WorkerState, move
+
+
+class WorkerHandle:
+    """One worker. ``id`` is its slot (stable over respawns), ``uid`` never repeats, ``pid`` is the process."""
+
+    def __init__(self, slot: int, uid: int, generation: int, group: str, row: int, now: float) -> None:
+        self.id = slot
+        self.uid = uid
+        self.generation = generation
+        self.group = group
+        self.row = row
+        self.pid = 0
+        self.state = WorkerState.STARTING
+        self.channel: Channel | None = None
+        self.notes: InFlight | None = None
+        self.started = now
+        self.ended: float | None = None
+        #: seconds from the fork to being ready; None while it is not
+        self.boot_time: float | None = None
+        self.exit_code: int | None = None
+        self.signal: str | None = None
+        self.timers: list[Any] = []
+        #: what it had in flight when it ran out of time
+        self.last_words: list[tuple[float, str]] | None = None
+        self.watcher: Any = None
+        self.clock: Any = None
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the fork, until now or until its end."""
+        return float((self.ended if self.ended is not None else self.clock()) - self.started)
+
+    @property
+    def alive(self) -> bool:
+        """Not reaped yet."""
+        return self.state is not WorkerState.DEAD
+
+    @property
+    def ready(self) -> bool:
+        """Accepts requests."""
+        return self.state is WorkerState.READY
+
+    @property
+    def retiring(self) -> bool:
+        """Was asked to end."""
+        return self.state is WorkerState.RETIRING
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words: ``signal 9`` or ``exit code 1``."""
+        if self.signal is not None:
+            return f"signal {os.WTERMSIG(self._status)}"
+        return f"exit code {self.exit_code}"
+
+    def go(self, state: WorkerState) -> None:
+        """Change the state. Raises `IllegalMove`."""
+        self.state = move(WORKER_MOVES, self.state, state)
+
+    def finish(self, status: int, now: float) -> None:
+        """The process has ended with a wait *status*."""
+        self._status = status
+        if os.WIFSIGNALED(status):
+            self.signal = signal_name(os.WTERMSIG(status))
+        else:
+            self.exit_code = os.WEXITSTATUS(status)
+        self.ended = now
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()
+        self.go(WorkerState.DEAD)
+
+    def send(self, name: str, *args: Any) -> None:
+        """Emit the event *name* with *args* (what JSON can carry) in the worker. Raises `ChannelError`."""
+        if self.channel is None or not self.alive:
+            raise ChannelError(f"worker {self.id} has gone")
+        self.channel.send({"t": "event", "name": name, "args": list(args)})
+
+    def in_flight(self) -> list[tuple[float, str]]:
+        """(age in seconds, description) of what the worker has in flight, oldest first, as far as it is noted."""
+        if self.last_words is not None:
+            return self.last_words
+        if self.notes is None or not self.alive:
+            return []
+        now = self.clock()
+        return [(now - began, what) for began, what in self.notes.read()]
+
+    def __repr__(self) -> str:
+        return f"<worker {self.id} pid {self.pid} uid {self.uid} generation {self.generation} {self.state.value}>"

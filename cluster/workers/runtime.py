@@ -1,0 +1,412 @@
+"""The worker process: become one, serve, drain, exit."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import gevent
+import gevent.event
+import gevent.hub
+
+from .. import importer, servers
+from ..channel import Channel, Message
+from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
+from ..events import CATALOGUE, Emitter
+from ..importer import Target
+from ..kinds import Job, Kind, classify
+from ..listeners import Listener
+from ..scoreboard import Scoreboard
+from ..signals import IGNORED_BY_WORKERS
+from ..signals import number as signal_number
+from ..system import System, unblock_signals
+
+#: seconds that a worker whose master has died gives to requests that are in flight
+ORPHAN = 10.0
+#: seconds to send the last messages
+FLUSH = 1.0
+
+_current: Worker | None = None
+
+
+def current() -> Worker | None:
+    """The worker that this process is; None in any other process."""
+    return _current
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What every worker of a cluster is told by its master."""
+
+    emitter: Emitter
+    options: Mapping[str, Any]
+    listeners: Sequence[Listener]
+    #: signal number → command, as the master has it
+    signals: Mapping[int, str | None]
+    #: directory that relative names are taken against
+    base: str
+    identity: Identity | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom a worker runs as: user id, group id, and the name whose supplementary groups it takes."""
+
+    uid: int | None
+    gid: int | None
+    name: str | None
+
+
+class Worker:
+    """This process, a worker. What ``cluster.worker()`` and ``m.worker`` are."""
+
+    def __init__(self, seat: Any, orders: Orders) -> None:
+        self.id: int = seat.slot
+        self.uid: int = seat.uid
+        self.generation: int = seat.generation
+        self.pid = os.getpid()
+        self.options = orders.options
+        #: the sockets to accept from, for a job or an abstract worker that serves by itself
+        self.listeners = list(orders.listeners)
+        #: set once the worker was asked to end
+        self.closing = False
+        self._orders = orders
+        self._system = System()
+        self._scoreboard: Scoreboard = seat.scoreboard
+        self._row: int = seat.row
+        self._emitter = orders.emitter
+        self._main = gevent.getcurrent()
+        self._stop = gevent.event.Event()
+        self._grace: float = orders.options["drain grace"]
+        self._in_job = False
+        self._exit_code = 0
+        self._said_ready = False
+        self._channel = Channel(seat.connection, self._heard, self._orphaned)
+        self._channel.start()
+
+    # -- what applications use
+
+    def ready(self) -> None:
+        """Tell the master that this worker accepts requests; for the setting `ready` = `manual`."""
+        if not self._said_ready:
+            self._said_ready = True
+            self._tell({"t": "ready"})
+
+    def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
+        """Run in the master the function exposed as *name*, or a command that workers may use; returns its result.
+
+        Blocks the calling greenlet, at most *timeout* seconds. Raises `RemoteError` with the master's reason,
+        `ChannelError` when there is no master any more, gevent.Timeout.
+        """
+        return self._channel.call(name, args).get(timeout=timeout)
+
+    def on(self, name: str, handler: Callable[..., Any] | None = None) -> Any:
+        """Call *handler* at the event *name* in this worker; a decorator when *handler* is left out."""
+        if handler is None:
+            return lambda function: (self._emitter.add(name, function), function)[1]
+        self._emitter.add(name, handler)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<this worker {self.id} pid {self.pid} generation {self.generation}>"
+
+    # -- becoming one
+
+    def begin(self) -> None:
+        """Say hello to the master, take the process's settings, run the handlers of `after fork`."""
+        self._emitter.on_failure = self._handler_failed
+        for event in CATALOGUE.values():
+            if event.where != "worker":
+                self._emitter.remove(event.name)  # the master's handlers are not for us
+        os.environ["CLUSTER_WORKER"] = str(self.id)
+        gevent.get_hub().handle_error = self._greenlet_failed
+        threading.excepthook = self._thread_failed
+        self._install_signals()
+        unblock_signals()
+        self._tell({"t": "connected"})
+        _set_title(self.options["worker title"].replace("{n}", str(self.id)))
+        if self.options["umask"] is not None:
+            os.umask(self.options["umask"])
+        if self._orders.identity is not None:
+            drop_privileges(self._orders.identity)
+        self._emitter.dispatch("after fork", self)
+
+    def _install_signals(self) -> None:
+        for name in IGNORED_BY_WORKERS:
+            signal.signal(signal_number(name), signal.SIG_IGN)
+        draining = {signal.SIGQUIT} | {
+            signal.Signals(number) for number, command in self._orders.signals.items() if command == "close"
+        }
+        loop = gevent.get_hub().loop
+        self._watchers = []
+        for number in draining:
+            watcher = loop.signal(number)
+            watcher.start(self.drain)
+            self._watchers.append(watcher)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number not in draining:
+                # not through the hub: busy Python code has to be interrupted, too
+                signal.signal(number, lambda caught, frame: self._end_now(caught))
+
+    # -- serving
+
+    def serve(self, server: Any) -> NoReturn:
+        """Load *server* (an object, or the `Target` that a string names), serve until asked to end, and leave."""
+        with self.fatal():
+            if isinstance(server, Target):
+                server = importer.load(server, self._orders.base)
+            kind = classify(server)
+            is_job = kind is Kind.JOB or (kind is Kind.WSGI and not self.listeners)
+            if not is_job:
+                self._serve_connections(server)
+        if is_job:
+            function = server.function if isinstance(server, Job) else server
+            self._run_job(function)
+        self._leave(0)
+
+    def _serve_connections(self, server: Any) -> None:
+        if not self.listeners:
+            raise ConfigurationError(f"{server!r} needs an address to listen on")
+        context = servers.Context(
+            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report
+        )
+        adapter = servers.adapt(server, context)
+        adapter.start()
+        self._serving()
+        self._stop.wait()
+        waiting = gevent.spawn_later(self._grace, self._still_waiting, adapter)
+        adapter.drain(self._grace)
+        waiting.kill(block=False)
+
+    def _still_waiting(self, adapter: servers.Adapter) -> None:
+        if adapter.connections():
+            self._tell({"t": "waiting", "connections": adapter.connections()})
+
+    def _serving(self) -> None:
+        if self.options["ready"] == "auto":
+            self.ready()
+
+    def _run_job(self, function: Callable[[Any], Any]) -> None:
+        self._in_job = True
+        self._serving()
+        with self.fatal():
+            function(self)
+        self._in_job = False
+
+    def serve_script(self) -> None:
+        """Abstract worker: the rest of the script is the job. Prepares for its end and returns."""
+        atexit.register(self._script_ended)  # first in, so it runs after whatever the script registers
+        leave = sys.exit
+
+        def exit_with(status: Any = None) -> NoReturn:
+            self._exit_code = _exit_code(SystemExit(status))
+            leave(status)
+
+        sys.exit = exit_with
+        sys.excepthook = lambda kind, error, trace: self._script_failed(error)
+        self._in_job = True
+        self._serving()
+
+    def _script_failed(self, error: BaseException) -> None:
+        self._exit_code = 1
+        self._report(error, fatal=True)
+
+    def _script_ended(self) -> None:
+        self._in_job = False
+        self._leave(self._exit_code, hooks=False)
+
+    # -- ending
+
+    def drain(self) -> None:
+        """Asked to end: finish what is in flight, accept no more."""
+        if self.closing:
+            return
+        self.closing = True
+        self._stop.set()
+        if self._in_job:
+            gevent.spawn(self._end_job)
+
+    def _end_job(self) -> None:
+        handled = self._emitter.has("close")
+        self._emitter.dispatch("close")
+        self._emitter.remove("close")
+        if not handled and self._in_job:
+            self._exit_code = 0
+            gevent.get_hub().loop.run_callback(self._interrupt_job)
+
+    def _interrupt_job(self) -> None:
+        if self._in_job:
+            self._main.throw(SystemExit(0))
+
+    def _orphaned(self, reason: str) -> None:
+        """The master has died; nobody will kill us if this takes long."""
+        self._grace = 0.0
+        killer = gevent.get_hub().loop.timer(ORPHAN)
+        killer.start(self._system.exit, 1)
+        self._killer = killer
+        self.drain()
+
+    def _end_now(self, number: int) -> NoReturn:
+        """SIGTERM, SIGINT: exit hooks, then gone, wherever the code was."""
+        self._run_exit_hooks()
+        self._system.die_of(number)
+
+    def _leave(self, code: int, hooks: bool = True) -> NoReturn:
+        self._emitter.dispatch("close")
+        if hooks:
+            self._run_exit_hooks()
+        _flush_streams()
+        self._channel.flush(FLUSH)
+        self._system.exit(code)
+
+    def _run_exit_hooks(self) -> None:
+        try:
+            atexit._run_exitfuncs()
+        except BaseException:  # noqa: BLE001 - exit all the same
+            traceback.print_exc()
+        _flush_streams()
+
+    # -- exceptions
+
+    @contextlib.contextmanager
+    def fatal(self) -> Any:
+        """What raises in the block ends the worker: reported, exit code 1. `SystemExit` ends it with its own code."""
+        try:
+            yield
+        except SystemExit as request:
+            if isinstance(request.code, str):
+                self._report(request, fatal=True, text=request.code)
+            self._leave(_exit_code(request))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
+            self._report(error, fatal=True)
+            self._leave(1)
+
+    def report(self, error: BaseException, doing: str) -> None:
+        """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
+        try:
+            sys.stderr.write(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+        self._report(error, fatal=False)
+
+    def _report(self, error: BaseException, fatal: bool, text: str | None = None) -> None:
+        if text is None:
+            if isinstance(error, ApplicationNotFound | ConfigurationError):
+                text = str(error)  # says it all; where we found out is of no interest
+            else:
+                text = "".join(traceback.format_exception(_without_our_frames(error)))
+        self._tell({
+            "t": "exception", "type": type(error).__name__, "message": str(error)[:10_000],
+            "text": text[-100_000:], "fatal": fatal,
+        })
+
+    def _handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
+        self.report(error, f"a handler of event {name!r}")
+
+    def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
+        """A greenlet ended with an exception. When nobody waits for it, nobody will ever know; so the worker ends."""
+        hub = gevent.get_hub()
+        background = isinstance(context, gevent.Greenlet) and not context.has_links()
+        if not background or issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
+            gevent.hub.Hub.handle_error(hub, context, kind, error, trace)
+            return
+        self._end_because(error)
+
+    def _thread_failed(self, args: Any) -> None:
+        if args.exc_type is not SystemExit:
+            self._end_because(args.exc_value)
+
+    def _end_because(self, error: BaseException) -> None:
+        """Something outside a request failed: finish what is in flight, then exit with 1."""
+        self._report(error, fatal=True)
+        self._exit_code = 1
+        gevent.get_hub().loop.run_callback_threadsafe(self._drain_failed)
+
+    def _drain_failed(self) -> None:
+        self.closing = True
+        self._stop.set()
+        if self._in_job:
+            self._in_job = False
+            self._main.throw(SystemExit(1))
+
+    # -- the master
+
+    def _tell(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+        except ChannelError:
+            pass  # the master has gone, and we are about to notice
+
+    def _heard(self, message: Message) -> None:
+        if message["t"] == "event" and isinstance(message.get("name"), str):
+            gevent.spawn(self._emitter.dispatch, message["name"], *message.get("args", ()))
+
+
+def become(seat: Any, orders: Orders) -> Worker:
+    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1."""
+    global _current
+    worker = Worker(seat, orders)
+    _current = worker
+    with worker.fatal():
+        worker.begin()
+    return worker
+
+
+def drop_privileges(identity: Identity) -> None:
+    """Become another user and group for good, supplementary groups too. Raises OSError."""
+    if identity.gid is not None:
+        if os.geteuid() == 0:
+            if identity.name is not None:
+                os.initgroups(identity.name, identity.gid)
+            else:
+                os.setgroups([identity.gid])
+        os.setgid(identity.gid)
+    if identity.uid is not None:
+        os.setuid(identity.uid)
+
+
+def _set_title(title: str) -> None:
+    try:
+        from setproctitle import setproctitle
+
+        setproctitle(title)
+    except ImportError:
+        pass
+
+
+def _flush_streams() -> None:
+    with contextlib.suppress(Exception):
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _exit_code(request: SystemExit) -> int:
+    if request.code is None:
+        return 0
+    return request.code & 0xFF if isinstance(request.code, int) else 1
+
+
+def _without_our_frames(error: BaseException) -> BaseException:
+    """Leave out the frames of this package on the way to the application's: they say nothing about its fault."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(here):
+        trace = trace.tb_next
+    while trace is not None and trace.tb_next is not None and "importlib" in trace.tb_frame.f_code.co_filename:
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+__all__ = ["Identity", "Orders", "Worker", "become", "current"]
