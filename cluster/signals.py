@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 
 from .errors import ConfigurationError
+from .system import undo_in_child
 
 #: what a signal to the master asks for
 DEFAULT_MEANING: dict[str, str | None] = {
@@ -89,15 +90,22 @@ class Watchers:
             watcher = loop.signal(wanted)
             watcher.start(queue, wanted)
             self._watchers.append(watcher)
+        undo_in_child.append(self._stop)
         #: nohup(1) was asked for: the terminal's going away must not end us
         self.hangup_was_ignored = self._before.get(signal.SIGHUP) == signal.SIG_IGN
 
-    def close(self) -> None:
-        """Stop watching."""
+    def _stop(self) -> None:
+        # libev keeps one list of watchers per signal for the whole process and installs its handler only with the
+        # first: were ours still there, the watchers of a forked child would never fire
         for watcher in self._watchers:
             watcher.stop()
             watcher.close()
         self._watchers.clear()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop()
+        undo_in_child.remove(self._stop)
         for wanted, handler in self._before.items():
             signal.signal(wanted, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()

@@ -29,6 +29,9 @@ _sleep: Callable[[float], None] = gevent.monkey.get_original("time", "sleep")
 #: runs its `finally` blocks, and those would clean up for the master
 _inherited: list[Any] = []
 
+#: what a forked child has to undo while it still has its master's loop
+undo_in_child: list[Callable[[], None]] = []
+
 
 class System:
     """What the supervisor asks of the operating system."""
@@ -150,6 +153,9 @@ def forget_master() -> None:
     hub = gevent.hub._get_hub()
     if hub is not None:
         gevent.reinit()
+        for undo in undo_in_child:
+            undo()
+        undo_in_child.clear()
         hub._threadpool = None
         hub._resolver = None
         loop = hub.loop
