@@ -28,8 +28,8 @@ def arrive(
     :param at_once: how many are under way at a time: 1 for clients that arrive singly, `clients` for a burst.
     :param timeout: seconds within which each must be answered.
     :param hold: whether connections stay open until the last client is answered, as keep-alive clients do.
-    :param pause: seconds to wait before each next client. With none, the worker that has just answered is still on its
-        way back to sleep and another takes the next; with some, all sleep, and the kernel's favourite may take them all.
+    :param pause: seconds to wait before each next client. With none, the worker that has just answered is still on
+        its way back to sleep and another takes the next; with some, all sleep, and the kernel's favourite may take all.
     """
     finished: list[Connection] = []
     client = Client(address, lambda connection, good: finished.append(connection), path, timeout, pids=True)

@@ -168,7 +168,7 @@ def table(values: dict[str, list[list[float]]]) -> tuple[str, bool]:
     """
     lines = [f"{'median':<28}{OURS.name:>10}{GUNICORN.name:>10}{'ratio':>8}   {'wanted':<12}kept"]
     good = True
-    medians = {name: [statistics.median(column) for column in zip(*rounds, strict=True)] for name, rounds in values.items()}
+    medians = {name: [*map(statistics.median, zip(*rounds, strict=True))] for name, rounds in values.items()}
     for number, measure in enumerate(MEASURES):
         ours, theirs = (medians[kind.name][number] if kind.name in medians else None for kind in (OURS, GUNICORN))
         ratio = f"{ours / theirs:.2f}" if ours is not None and theirs else ""
