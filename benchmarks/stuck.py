@@ -1,6 +1,8 @@
 """One of four workers is stuck in a busy loop or stopped: are new clients still served, and how late?
 
-    python -m benchmarks.stuck
+    python -m benchmarks.stuck --rounds 5
+
+What the table means is told in `README.md` beside this file.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ def take(kind: Kind, results: Results) -> None:
 def table(results: Results) -> tuple[str, bool]:
     """The fewest served and the latest answer of all rounds, and whether ours keep the bound.
 
-    No medians here: a client that waits once in many rounds, because it fell to the stuck worker, is what is looked for.
+    No medians here: a client that waits once in many rounds because it fell to the stuck worker is what is looked for.
     """
     ours, theirs = (f"{kind.name} served, latest" for kind in (OURS, GUNICORN))
     lines = [f"{'one of four workers':<34}{ours:>24}{theirs:>26}  kept"]
