@@ -43,7 +43,7 @@ CATALOGUE: dict[str, Event] = {
         Event("cyclic restart", ("seconds",), "master", "A restart came too soon after the start; it waits."),
         Event("reloading", ("generation",), "master", "A new generation of workers is being forked."),
         Event("reloaded", ("generation",), "master", "The new generation has taken over; the old one drains."),
-        Event("reload failed", ("generation", "reason"), "master", "The new generation was dropped; the old serves on."),
+        Event("reload failed", ("generation", "reason"), "master", "The new generation was dropped; the old stays."),
         Event("reopen logs", (), "master", "Log files were moved away (SIGUSR1): open them anew."),
         Event("after fork", ("worker",), "worker", "In the new worker, before the application is loaded."),
     )
@@ -89,7 +89,7 @@ class Emitter:
                 remaining.remove(pair)
             try:
                 handler(*args)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - one handler must not stop the others
+            except (Exception, SystemExit) as error:  # one handler must not stop the others
                 if self.on_failure is None:
                     raise
                 self.on_failure(name, handler, error)

@@ -96,7 +96,8 @@ def check(target: Target, base: str) -> None:
             spec = _find(name, spec)
             if spec is None:
                 raise ApplicationNotFound(
-                    f"{target.text!r}: no module named {name!r}{_similar_file(base, name)} (looked in {base} and sys.path)"
+                    f"{target.text!r}: no module named {name!r}{_similar_file(base, name)} "
+                    f"(looked in {base} and sys.path)"
                 )
 
 

@@ -37,10 +37,9 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         listeners.add(addresses, options, master.options["backlog"])
     os.chdir(master.working_directory)
     server = target if target is not None else master.server
-    if target is not None:
-        if master.options["preload"]:
-            server = importer.load(target, master.base)
-            classify(server)
+    if target is not None and master.options["preload"]:
+        server = importer.load(target, master.base)
+        classify(server)
     if listeners:
         servers.prepare(server if target is None or master.options["preload"] else None)
     if master.options["preload"]:
@@ -105,8 +104,10 @@ def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Mas
 
 
 def _same_code(master: Master, server: Any) -> str | None:
-    if server is None or (isinstance(server, Target)):
-        return None if server is not None else "reload: an abstract cluster's code is the script; restart brings new code"
+    if isinstance(server, Target):
+        return None
+    if server is None:
+        return "reload: an abstract cluster's code is the script; restart brings new code"
     how = "it is preloaded" if master.options["preload"] else "it was given as an object, which lives in the master"
     return f"reload: the new workers run the same code as before, as {how}; restart brings new code"
 

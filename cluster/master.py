@@ -30,9 +30,9 @@ class Master:
     """A cluster being configured, then the cluster itself; every configuring method returns it.
 
     *server*: a WSGI application, ``"package.module:app"``, ``"./path/app.py"``, ``cluster.tcp(handler)``,
-    ``cluster.job(function)``, a gevent server that is not started (without ``listen`` its own address is used), or None: then ``start()`` returns in
-    each worker and the rest of the script is the worker's job. *base*: the directory that relative names are taken
-    against, default the script's.
+    ``cluster.job(function)``, a gevent server that is not started (its own address is used when nothing else is bound),
+    or None: then ``start()`` returns in each worker and the rest of the script is the worker's job. *base*: the
+    directory that relative names are taken against, default the script's.
 
     Raises `ConfigurationError` for a server of no known kind.
     """
@@ -309,7 +309,8 @@ class Master:
         count = Argument("n", int, 1, help="how many")
         signal = Argument("signal", str, "SIGQUIT", help="by which signal they end")
         for command in (
-            Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal), workers=True),
+            Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal),
+                    workers=True),
             Command("remove", self.remove, "Have n workers less; the highest slots go.", (count, signal), workers=True),
             Command("resize", self.resize, "Have n workers.", (Argument("n", int, required=True),), workers=True),
             Command("kill", self.kill, "Send a signal to all workers.", (Argument("signal", str, "SIGTERM"),)),

@@ -131,7 +131,7 @@ SETTINGS: dict[str, Setting] = {
                 "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
                 "docs/restart.md)."),
         Setting("ready", "auto", "", _choice("auto", "manual"),
-                "`auto`: a worker is ready once its server accepts. `manual`: once it calls `cluster.worker().ready()`."),
+                "`auto`: a worker is ready once its server accepts; `manual`: when it calls cluster.worker().ready()."),
         Setting("preload", False, "", _flag,
                 "Import the application in the master before forking: less memory, but new code needs a restart."),
         Setting("monkey patch", True, "", _flag,
@@ -143,7 +143,8 @@ SETTINGS: dict[str, Setting] = {
                 "How long a draining worker still answers requests that come in on idle keep-alive connections."),
         Setting("title", "cluster", "", _text, "The master's name in `ps`."),
         Setting("worker title", "cluster worker {n}", "", _text, "A worker's name in `ps`; {n} is its slot."),
-        Setting("user", None, "name or id", _identity, "Workers run as this user; dropped before the application loads."),
+        Setting("user", None, "name or id", _identity,
+                "Workers run as this user; taken on before the application is imported."),
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),

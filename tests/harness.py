@@ -242,7 +242,8 @@ class Workshop:
 
     def script(self, body: str, *arguments: str, name: str = "server.py", **options: Any) -> Script:
         """Run *body* as a script, with ``cluster`` and ``trace`` imported."""
-        head = "import os, sys\nfrom cluster import cluster\nimport cluster as package\nfrom tracing import say, trace\n"
+        head = ("import os, sys\nfrom cluster import cluster\nimport cluster as package\n"
+                "from tracing import say, trace\n")
         path = self.write(name, head + textwrap.dedent(body))
         return self.run(sys.executable, str(path), *arguments, **options)
 

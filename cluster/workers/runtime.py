@@ -110,10 +110,15 @@ class Worker:
 
     def on(self, name: str, handler: Callable[..., Any] | None = None) -> Any:
         """Call *handler* at the event *name* in this worker; a decorator when *handler* is left out."""
-        if handler is None:
-            return lambda function: (self._emitter.add(name, function), function)[1]
-        self._emitter.add(name, handler)
-        return self
+        if handler is not None:
+            self._emitter.add(name, handler)
+            return self
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            self._emitter.add(name, function)
+            return function
+
+        return decorate
 
     def __repr__(self) -> str:
         return f"<this worker {self.id} pid {self.pid} generation {self.generation}>"

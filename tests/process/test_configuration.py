@@ -30,8 +30,9 @@ def program(shop: Workshop, *arguments: str, **environment: str) -> subprocess.C
 def test_k7_missing_module_fails_before_anything_is_imported_or_bound(shop: Workshop) -> None:
     """K7: looked for without importing any of it, parent packages neither."""
     shop.write("parent/__init__.py", "print('PARENT IMPORTED')\n")
-    for target, words in (("parent.missing:app", "no module named 'parent.missing'"), ("aap:app", "did you mean 'app'?"),
-                          ("./nowhere.py", "no such file"), ("app:", "neither a name nor a call")):
+    for target, words in (("parent.missing:app", "no module named 'parent.missing'"),
+                          ("aap:app", "did you mean 'app'?"), ("./nowhere.py", "no such file"),
+                          ("app:", "neither a name nor a call")):
         server = shop.script(f"trace(cluster({target!r})).listen(0)")
         assert server.wait_exit() == 1
         assert words in server.lines[-1] and server.lines[-1].startswith("cluster.errors.ApplicationNotFound")
@@ -60,6 +61,10 @@ class Asgi:
 
     async def __call__(self, scope: object, receive: object, send: object) -> None:
         """As Starlette has it."""
+
+
+def no_application() -> None:
+    """Takes no arguments."""
 
 
 def wsgi(environ: object, start_response: object) -> list[bytes]:
@@ -94,7 +99,7 @@ def wsgi(environ: object, start_response: object) -> list[bytes]:
     (lambda: Master(wsgi).start(), "nothing to listen on"),
     (lambda: Master(wsgi).set(working_directory="/no/such").listen(0), "there is no directory"),
     (lambda: Master(wsgi).set(user="no-such-user").listen(0), "there is no user 'no-such-user'"),
-    (lambda: Master(lambda: []).listen(0), r"does not take \(environ, start_response\); a factory is called"),
+    (lambda: Master(no_application).listen(0), r"does not take \(environ, start_response\); a factory is called"),
     (lambda: Master(wsgi).listen(host="127.0.0.1"), "needs an address"),
     (lambda: Master(wsgi).spawn("two"), "a number of workers"),
     (lambda: Master(wsgi).expose("x", 3), "not callable"),

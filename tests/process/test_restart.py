@@ -287,7 +287,7 @@ def test_o5_unrelated_script_below_us_is_a_master(shop: Workshop) -> None:
         m.on("restart", lambda data: start_inner())
         trace(m).listen(0, "127.0.0.1")
         """).ready()
-    (worker,) = [pid for pid in server.workers()]
+    (worker,) = server.workers()
     server.wait_for(rf"^INNER {worker} True")
     server.signal(signal.SIGHUP)
     server.wait_for(r"^EVENT \d+ restart \{")

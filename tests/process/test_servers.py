@@ -148,7 +148,7 @@ def test_k5_quit_interrupts_a_sleeping_job(shop: Workshop) -> None:
 
 
 def test_k5_returning_job_comes_back_and_counts_no_failure(shop: Workshop) -> None:
-    """K5: a job that returns ends its worker with 0 and is respawned, more often than `abort deaths` allows failures."""
+    """K5: a job that returns ends its worker with 0 and is respawned, as often as it likes."""
     shop.write("jobs.py", """
         from tracing import say
         def consume(worker):
@@ -221,7 +221,7 @@ def test_k6_abstract_cluster(shop: Workshop) -> None:
 
 
 def test_e4_calls_in_order_while_the_master_is_busy(shop: Workshop) -> None:
-    """E4: 4 workers × 250 calls of 10 kB while the master is busy for 1 s: all arrive, in order per worker."""
+    """E4: 4 workers with 250 calls of 10 kB while the master is busy for 1 s: all arrive, in order per worker."""
     server = shop.script("""
         import time, gevent
         seen = {}

@@ -29,7 +29,7 @@ def test_lists_hosts_and_sockets() -> None:
     assert str(parse(80, "::1")[0]) == "[::1]:80"
     with socket.socket() as bound:
         with pytest.raises(ConfigurationError, match="bound"):
-            parse(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0])
+            parse(bound)
         bound.bind(("127.0.0.1", 0))
         assert str(parse(bound)[0]) == f"socket://127.0.0.1:{bound.getsockname()[1]}"
 

@@ -25,7 +25,9 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", ":", ":app", "a b", "a..b", "a:b c", "a:b[0]", "a:f(x)", "a:f(", "1a", "a:lambda: 0"])
+@pytest.mark.parametrize("text", [
+    "", ":", ":app", "a b", "a..b", "a:b c", "a:b[0]", "a:f(x)", "a:f(", "1a", "a:lambda: 0",
+])
 def test_k7_not_a_server_string(text: str) -> None:
     """A string that cannot name anything is refused."""
     with pytest.raises(ApplicationNotFound):

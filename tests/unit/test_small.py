@@ -17,7 +17,8 @@ from cluster.settings import SETTINGS, Settings, typed
 
 
 @pytest.mark.parametrize(("name", "value", "wanted"), [
-    ("workers", "4", 4), ("timeout", "2.5", 2.5), ("timeout", 3, 3.0), ("preload", "yes", True), ("preload", "off", False),
+    ("workers", "4", 4), ("timeout", "2.5", 2.5), ("timeout", 3, 3.0), ("preload", "yes", True),
+    ("preload", "off", False),
     ("umask", "027", 0o27), ("user", "1000", 1000), ("restart", "reload", "reload"), ("workers", None, None),
 ])
 def test_b5_values_as_text(name: str, value: object, wanted: object) -> None:
@@ -26,8 +27,10 @@ def test_b5_values_as_text(name: str, value: object, wanted: object) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("workers", 1.5), ("workers", ""), ("timeout", -1), ("timeout", float("inf")), ("timeout", float("nan")), ("timeout", None),
-    ("preload", "perhaps"), ("preload", 1), ("umask", 0o1000), ("umask", "9"), ("title", ""), ("user", -1), ("user", ""),
+    ("workers", 1.5), ("workers", ""), ("timeout", -1), ("timeout", float("inf")),
+    ("timeout", float("nan")), ("timeout", None),
+    ("preload", "perhaps"), ("preload", 1), ("umask", 0o1000), ("umask", "9"), ("title", ""), ("user", -1),
+    ("user", ""),
     ("signals", []), ("signals", {1: "close"}), ("working directory", 3), ("ready", "now"), ("backlog", 0),
 ])
 def test_b5_wrong_values(name: str, value: object) -> None:
@@ -53,7 +56,8 @@ def test_signal_names() -> None:
         with pytest.raises(ConfigurationError):
             signals.number(nonsense)  # type: ignore[arg-type]
     meaning = signals.meaning({"USR2": None, "WINCH": "spawn"}, lambda name: name == "spawn")
-    assert meaning[signal.SIGUSR2] is None and meaning[signal.SIGWINCH] == "spawn" and meaning[signal.SIGQUIT] == "close"
+    assert meaning[signal.SIGUSR2] is None
+    assert (meaning[signal.SIGWINCH], meaning[signal.SIGQUIT]) == ("spawn", "close")
 
 
 def test_kinds() -> None:
