@@ -124,6 +124,8 @@ class Client:
     :param path: what to ask for.
     :param timeout: seconds from the begin of a request within which its response must be complete.
     :param pids: whether bodies hold the pid of the worker, to be counted in `Report.by_worker`.
+    :param blind: to be a client that does not look whether an idle connection is still there: closed idle then counts
+        as the failure `closed`, unless no further request was to come.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Client:
         path: str = "/",
         timeout: float = 10.0,
         pids: bool = False,
+        blind: bool = False,
     ) -> None:
         self.report = Report()
         self.timeout = timeout
@@ -140,6 +143,7 @@ class Client:
         self._request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("ascii")
         self._done = done
         self._pids = pids
+        self._blind = blind
         self._selector = selectors.DefaultSelector()
         self._connections: list[Connection] = []
         # In the order of their deadlines, since all have the same time-out.
@@ -191,7 +195,7 @@ class Client:
         """
         for connection in self._connections:
             if connection.state is State.IDLE:
-                self._look(connection)
+                self._look(connection, last=True)
             self.shut(connection)
         self._selector.close()
         report = self.report
@@ -228,11 +232,11 @@ class Client:
         kind = "reset" if number == errno.ECONNRESET else "refused"
         self._fail(connection, kind, f"{errno.errorcode.get(number, number)} when connecting")
 
-    def _look(self, connection: Connection) -> bool:
+    def _look(self, connection: Connection, last: bool = False) -> bool:
         """Looks whether an idle connection is still there, as good clients do before they send.
 
         An orderly end is no failure, and leaves it shut. A reset is one, and so are bytes that nobody asked for.
-        Returns False when the request that is being begun has failed with it.
+        Returns False when the request that is being begun has failed with it. `last`: no request is to come.
         """
         assert connection.socket is not None
         try:
@@ -244,6 +248,10 @@ class Client:
             return False
         if unasked:
             self._fail(connection, "malformed", f"bytes that nobody asked for: {unasked!r}")
+            return False
+        if self._blind and not last:
+            # Nobody can answer what would be sent now, so there is no need to send it.
+            self._fail(connection, "closed", "end of file while idle")
             return False
         self.report.closed_idle += 1
         self.shut(connection)

@@ -42,6 +42,7 @@ def run(
     *,
     timeout: float = 10.0,
     pids: bool = False,
+    blind: bool = False,
     stop: threading.Event | None = None,
     answered: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -52,6 +53,7 @@ def run(
     :param think: seconds that each connection is idle between a response and the next request.
     :param timeout: seconds within which each response must be complete.
     :param pids: whether the bodies hold the pid of the worker.
+    :param blind: not to look whether an idle connection is still there: closed idle is a failure, too.
     :param stop: ends it early when set, within `LONGEST_WAIT`.
     :param answered: called in the loop with the number of requests answered, and of connections that were answered.
     """
@@ -64,7 +66,7 @@ def run(
         if good and len(seen) < connections:
             seen.add(connection.number)
 
-    client = Client(address, done, path, timeout, pids)
+    client = Client(address, done, path, timeout, pids, blind)
     begun = time.monotonic()
     for _ in range(connections):
         connection = client.open()
@@ -137,6 +139,7 @@ def load(
     *,
     timeout: float = 10.0,
     pids: bool = False,
+    blind: bool = False,
     longest: float = 300.0,
 ) -> Iterator[Traffic]:
     """Load as by `run`, beside the block; the block begins when every connection has been answered once.
@@ -157,6 +160,7 @@ def load(
                 path,
                 timeout=timeout,
                 pids=pids,
+                blind=blind,
                 stop=stop,
                 answered=traffic._note,
             )
@@ -187,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="for each response, in seconds")
     parser.add_argument("--path", default="/")
     parser.add_argument("--pids", action="store_true", help="bodies hold the worker's pid: count connections by worker")
+    parser.add_argument("--blind", action="store_true", help="a connection that was closed idle is a failure, too")
     options = parser.parse_args(arguments)
     try:
         report = run(
@@ -197,6 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.path,
             timeout=options.timeout,
             pids=options.pids,
+            blind=options.blind,
         )
     except ValueError as error:
         parser.error(str(error))

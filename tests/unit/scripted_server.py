@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -54,6 +55,12 @@ class Peer:
     def close(self) -> None:
         """Ends the connection in good order (FIN)."""
         self.socket.close()
+
+    def ended(self) -> bool:
+        """Whether the client has ended the connection by now."""
+        # Without touching the socket's time-out: several scripts may ask at the same time.
+        readable, _, _ = select.select([self.socket], [], [], 0)
+        return bool(readable) and self.socket.recv(1, socket.MSG_PEEK) == b""
 
     def wait_unread(self) -> None:
         """Waits until a request has arrived, and leaves it unread."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import strict
-from benchmarks.arrivals import arrive, wait_for_answer
 from benchmarks.client import KINDS, Client, Report, State, resolve
 from tests.unit.scripted_server import Peer, Script, ScriptedServer, scripted
 
@@ -20,9 +19,11 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 COUNTED = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 
 
-def ask(address: tuple[str, int], requests: int, meanwhile: Callable[[], None] = lambda: None) -> Report:
+def ask(
+    address: tuple[str, int], requests: int, meanwhile: Callable[[], None] = lambda: None, blind: bool = False
+) -> Report:
     """So many requests one after the other on one keep-alive client, with `meanwhile` between them."""
-    client = Client(address, lambda connection, good: None, timeout=0.5)
+    client = Client(address, lambda connection, good: None, timeout=0.5, blind=blind)
     connection = client.open()
     for number in range(requests):
         if number:
@@ -229,6 +230,27 @@ def test_closed_idle_is_no_failure() -> None:
     assert len(server.requests) == 2
 
 
+def test_closed_idle_is_a_failure_of_a_blind_client() -> None:
+    idle = Idle(Peer.close)
+    with scripted(idle, good) as server:
+        report = ask(server.address, 3, idle.now, blind=True)
+    assert report.failures == {"closed": 1}
+    assert (report.requests, report.answered, report.closed_idle) == (3, 2, 0)
+    assert len(server.requests) == 2
+
+
+def test_blind_client_that_is_done_has_not_failed() -> None:
+    idle = Idle(Peer.close)
+    with scripted(idle) as server:
+        client = Client(server.address, lambda connection, good: idle.now(), blind=True)
+        client.begin(client.open())
+        while client.pending:
+            client.turn(1.0)
+        report = client.close()
+    assert report.clean, report
+    assert report.closed_idle == 1
+
+
 @pytest.mark.parametrize(("act", "kind"), [(Peer.reset, "reset"), (send_unasked, "malformed")])
 def test_reset_or_unasked_bytes_while_idle_are_a_failure(act: Callable[[Peer], None], kind: str) -> None:
     idle = Idle(act)
@@ -338,109 +360,13 @@ def test_count_equals_what_the_server_did(with_idle: bool) -> None:
     if with_idle:
         # Whether the client saw the end before it sent the next request is a matter of chance; both count.
         noticed = report.failures["reset"] + report.failures["closed"] + report.closed_idle
-        assert noticed == did["reset"] + did["closed"] + did["idle"]
+        # Those that the server ends after the run has ended nobody sees: at most one for each connection.
+        ended = did["reset"] + did["closed"] + did["idle"]
+        assert ended - 16 <= noticed <= ended
     else:
         assert (report.failures["reset"], report.failures["closed"]) == (did["reset"], did["closed"])
         assert report.closed_idle == 0
         assert report.requests == len(server.requests)
-
-
-def test_think_time_keeps_connections() -> None:
-    with scripted(good) as server:
-        report = strict.run(server.address, 8, 0.5, think=0.02)
-    assert report.clean, report
-    assert report.connections == 8
-    assert 8 < report.requests <= 8 * 26
-
-
-def test_load_beside_a_test_that_ends_the_server() -> None:
-    with scripted(good) as server:
-        with strict.load(server.address, 4) as traffic:
-            traffic.wait_answered(50)
-        assert traffic.report.clean, traffic.report
-        assert traffic.report.answered >= 54
-        server.refuse()
-        with pytest.raises(TimeoutError, match="0 answered on 0"), strict.load(server.address, 2, timeout=0.2):
-            pytest.fail("the block must not begin")
-
-
-def test_connections_by_worker() -> None:
-    lock = threading.Lock()
-    accepted = 0
-
-    def script(peer: Peer) -> None:
-        nonlocal accepted
-        with lock:
-            accepted += 1
-            pid = b"11" if accepted <= 3 else b"22"
-        while peer.request():
-            peer.answer(pid)
-
-    with scripted(script) as server:
-        report = strict.run(server.address, 4, 0.3, pids=True)
-    assert report.by_worker == {11: 3, 22: 1}
-    assert report.unevenness(2) == 1.5
-    # Workers that got none count in the mean.
-    assert report.unevenness(4) == 3.0
-
-
-@pytest.mark.parametrize(("at_once", "hold", "most_open"), [(1, True, 20), (20, True, 20), (1, False, 2)])
-def test_arrivals(at_once: int, hold: bool, most_open: int) -> None:
-    lock = threading.Lock()
-    open_now: Counter[str] = Counter()
-
-    def script(peer: Peer) -> None:
-        with lock:
-            open_now["now"] += 1
-            open_now["most"] = max(open_now["most"], open_now["now"])
-        while peer.request():
-            peer.answer(b"33")
-        with lock:
-            open_now["now"] -= 1
-
-    with scripted(script) as server:
-        report = arrive(server.address, 20, at_once, hold=hold)
-    assert report.clean, report
-    assert report.by_worker == {33: 20}
-    assert len(report.latencies) == len(server.requests) == 20
-    # Without `hold` the server may notice the end of one a little after the next has come.
-    assert open_now["most"] <= most_open
-    if hold:
-        assert open_now["most"] == most_open
-
-
-def test_arrivals_that_fail() -> None:
-    with scripted(raw(), reset_after(b""), good) as server:
-        report = arrive(server.address, 5, 1)
-    assert report.failures == {"closed": 1, "reset": 1}
-    assert report.answered == 3
-
-
-def test_wait_for_answer_skips_failures_and_unwanted_workers() -> None:
-    def old(peer: Peer) -> None:
-        peer.request()
-        peer.answer(b"1")
-
-    def new(peer: Peer) -> None:
-        peer.request()
-        peer.answer(b"2")
-
-    with scripted(reset_after(b""), old, new) as server:
-        wait_for_answer(server.address, 5.0, unlike=frozenset({1}))
-        assert len(server.requests) == 3
-        server.refuse()
-        with pytest.raises(TimeoutError):
-            wait_for_answer(server.address, 0.05)
-
-
-def test_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with scripted(good) as server:
-        address = f"{server.address[0]}:{server.address[1]}"
-        assert strict.main([address, "--seconds", "0.1", "--connections", "2"]) == 0
-        assert "failures     0 (none)" in capsys.readouterr().out
-        server.refuse()
-        assert strict.main([address, "--seconds", "0.1", "--connections", "2"]) == 1
-        assert "refused" in capsys.readouterr().out
 
 
 def test_addresses() -> None:
