@@ -28,8 +28,8 @@ def settings() -> str:
 
 Set them with `set("restart threshold", 0)`, by keyword with underscores for spaces (`set(restart_threshold=0)`),
 several at once (`set(workers=4, timeout=30)`, or a mapping), or from the command line:
-`cluster serve app:app --set timeout=30`. The last value given counts. `options` is a mapping of all of them, `has(name)`
-says whether one was set.
+`cluster serve app:app --set timeout=30`. The last value given counts. `options` is a mapping of all of them,
+`has(name)` says whether one was set.
 
 A value of the wrong type is refused at once, in one line that says what would be right. Texts are taken where they can
 be read as the value (`"4"`, `"0.5"`, `"true"`), as command lines and environments have nothing else. Names that are not
