@@ -5,6 +5,8 @@ The workers count primes, a block of numbers at a time, and report each block to
     python examples/abstract.py
 """
 
+import itertools
+
 from cluster import cluster, debug
 
 WORKERS = 2
@@ -16,7 +18,8 @@ found = {}
 def report(block, count):
     """Runs in the master when a worker calls it. A worker that came back begins anew: no block counts twice."""
     found[block] = count
-    print(f"{sum(found.values())} primes in {len(found)} blocks", flush=True)
+    whole = next(number for number in itertools.count() if number not in found)
+    print(f"{sum(found[number] for number in range(whole))} primes below {whole * SIZE}", flush=True)
 
 
 def is_prime(number):

@@ -149,9 +149,9 @@ def test_the_two_sides_of_a_worker_do_not_know_each_other() -> None:
     assert "workers.handle" not in imports_of("workers.runtime")[0]
 
 
-@pytest.mark.parametrize(("package", "users"), [("servers", {"workers.runtime"}), ("http", {"servers"})])
+@pytest.mark.parametrize(("package", "users"), [("servers", {"workers.runtime", "launch"}), ("http", {"servers"})])
 def test_who_may_use_them(package: str, users: set[str]) -> None:
-    """Only the worker process serves; only its adapters know our HTTP server."""
+    """Only the worker process serves (and `launch` loads what it will need); only the adapters know our HTTP server."""
     found = {
         module for module in FILES for other in imports_of(module)[0]
         if other.partition(".")[0] == package and module.partition(".")[0] != package
