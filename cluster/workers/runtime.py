@@ -171,7 +171,7 @@ class Worker:
         if is_job:
             function = server.function if isinstance(server, Job) else server
             self._run_job(function)
-        self._leave(0)
+        self._leave(self._exit_code)
 
     def _serve_connections(self, server: Any) -> None:
         if not self.listeners:
