@@ -14,11 +14,8 @@ from cluster import cluster, debug
 class Server(WSGIServer):
     """Subclasses keep what they change."""
 
-    def application_of(self):
-        return type(self).__name__
-
     def get_environ(self):
-        return {**super().get_environ(), "example.server": self.application_of()}
+        return {**super().get_environ(), "example.server": type(self).__name__}
 
 
 def app(environ, start_response):
