@@ -118,7 +118,7 @@ def test_u3_random_kills_under_load_cost_only_the_killed(shop: Workshop) -> None
             traffic.wait_answered(200, 30)
         eventually(lambda: len(server.workers()) == 4, "four workers")
     report = traffic.report
-    assert set(report.failures) <= {"reset", "closed"}, report
+    assert set(report.failures) <= {"reset", "closed", "cut"}, report  # cut: killed between head and body
     unanswered = report.connections - sum(report.by_worker.values())
     assert report.failed <= sum(report.by_worker[pid] for pid in killed) + unanswered, report
     assert server.events().count("worker killed") == len(killed)
