@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster import Master
+from cluster.program import serve
+from cluster.signals import DEFAULT_MEANING
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 
@@ -30,3 +34,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [name for name in mentions if not (ROOT / name).exists()]
     assert missing == []
+
+
+def test_the_guide_names_every_option_and_operation() -> None:
+    """What `cluster serve` takes and what a master can be asked to do."""
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    options = [max(option.opts, key=len) for option in serve.params if option.param_type_name == "option"]
+    assert [name for name in options if name not in guide] == []
+    assert [c.name for c in Master().commands if f"| `{c.name.replace(' ', '_')}(" not in guide] == []
+
+
+def test_the_page_of_signals_has_the_map() -> None:
+    """Each signal with the command that it means."""
+    page = (ROOT / "docs" / "signals.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("|")]
+    told = {f"SIG{name.strip()}": row[2].strip(" `") for row in rows if len(row) == 5 for name in row[1].split(",")}
+    assert {name: told.get(name) for name in DEFAULT_MEANING} == DEFAULT_MEANING
