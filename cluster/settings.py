@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 from .events import normal
 
 Check = Callable[[Any], Any]
@@ -186,9 +185,9 @@ class Settings(Mapping[str, Any]):
         self._values[key] = typed(key, value)
         self._given.add(key)
         if key not in SETTINGS:
-            close = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.8)
-            if close:
-                warnings.warn(f"unknown setting {name!r}; did you mean {close[0]!r}?", UserWarning, stacklevel=4)
+            hint = did_you_mean(key, SETTINGS, cutoff=0.8)
+            if hint:
+                warnings.warn(f"unknown setting {name!r}{hint}", UserWarning, stacklevel=4)
 
     def given(self, name: str) -> bool:
         """Whether *name* was set, to whatever value."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -393,8 +392,9 @@ def _set_title(title: str) -> None:
 
 
 def _flush_streams() -> None:
-    with contextlib.suppress(Exception):
-        logging.shutdown()
+    if "logging" in sys.modules:
+        with contextlib.suppress(Exception):
+            sys.modules["logging"].shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
