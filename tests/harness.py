@@ -97,6 +97,7 @@ class Script:
         stdin: Any = subprocess.DEVNULL,
         cwd: Path | None = None,
         preexec: Callable[[], None] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         env = {key: value for key, value in os.environ.items()
                if not key.startswith("CLUSTER_") and key not in ("NOTIFY_SOCKET", "PORT", "WEB_CONCURRENCY")}
@@ -104,7 +105,7 @@ class Script:
         env.pop("PWD", None)
         self.process = subprocess.Popen(
             arguments, cwd=cwd or directory, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=preexec,
+            start_new_session=True, preexec_fn=preexec, pass_fds=pass_fds,
         )
         self.session = self.process.pid
         #: the master; changes at a restart
