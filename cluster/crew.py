@@ -25,9 +25,9 @@ from .workers.handle import WorkerHandle
 
 #: seconds between SIGTERM and SIGKILL, for a worker that has to end at once
 MERCY = 0.5
-#: the end of a worker by SIGTERM or SIGINT, which we did not send, or with exit code 0, as one that drained at a SIGQUIT,
-#: is looked at only after this many seconds: the signal may have gone to the whole process group (Ctrl-C and Ctrl-\ do),
-#: and then ours, which ends the cluster, is about to arrive
+#: the end of a worker by SIGTERM or SIGINT that we did not send, or with exit code 0 as after a SIGQUIT, is looked at
+#: only after this many seconds: the signal may have gone to the whole process group (Ctrl-C does), and then ours, which
+#: ends the cluster, is about to arrive
 GROUP_SIGNAL_PAUSE = 0.05
 #: a worker whose channel has ended but that lives on after this many seconds is killed: nobody can manage it
 SILENT = 1.0
