@@ -175,7 +175,7 @@ class Worker:
         if is_job:
             function = server.function if isinstance(server, Job) else server
             self._run_job(function)
-        self._leave(0)
+        self._leave(self._exit_code)
 
     def _serve_connections(self, server: Any) -> None:
         if not self.listeners:
@@ -217,6 +217,14 @@ class Worker:
 
         sys.exit = exit_with
         sys.excepthook = lambda kind, error, trace: self._script_failed(error)
+        shutdown = threading._shutdown  # type: ignore[attr-defined]
+
+        def script_is_over() -> None:
+            """What the interpreter calls first; it waits there, and nothing is left that an end could interrupt."""
+            self._in_job = False
+            shutdown()
+
+        threading._shutdown = script_is_over  # type: ignore[attr-defined]
         self._in_job = True
         self._serving()
 

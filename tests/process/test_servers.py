@@ -351,6 +351,7 @@ def test_background_greenlet_and_thread_failures_end_the_worker(shop: Workshop) 
     assert server.get("/thread") != first
     server.wait_for("^KeyError: 'missing'")
     server.wait_for("worker ready", 3)
+    server.wait_for(r"worker 0 died \(exit code 1,", 2)
     server.get()
     server.signal(signal.SIGTERM)
     server.wait_exit()

@@ -119,7 +119,7 @@ def test_u3_random_kills_under_load_cost_only_the_killed(shop: Workshop) -> None
             traffic.wait_answered(200, 30)
         eventually(lambda: len(server.workers()) == 4, "four workers")
     report = traffic.report
-    assert set(report.failures) <= {"reset", "closed", "cut"}, report
+    assert set(report.failures) <= {"reset", "closed", "cut"}, report  # cut: killed between head and body
     unanswered = report.connections - sum(report.by_worker.values())
     assert report.failed <= sum(report.by_worker[pid] for pid in killed) + unanswered, report
     assert server.events().count("worker killed") == len(killed)
@@ -318,8 +318,9 @@ def test_o3_hangup_of_the_terminal_closes(shop: Workshop) -> None:
     assert "restarting" not in server.events() and server.events()[-1] == "close"
 
 
-def test_o3_signal_to_the_whole_group_acts_once(shop: Workshop) -> None:
-    """O3: HUP, USR1, TTIN and TERM to the process group act once each."""
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGQUIT])
+def test_o3_signal_to_the_whole_group_acts_once(shop: Workshop, ending: int) -> None:
+    """O3: HUP, USR1, TTIN, and TERM or QUIT, to the process group act once each."""
     server = shop.script(SERVER % "workers=1, restart='reload'").ready()
     os.killpg(server.session, signal.SIGTTIN)
     server.wait_for("worker ready", 2)
@@ -330,7 +331,7 @@ def test_o3_signal_to_the_whole_group_acts_once(shop: Workshop) -> None:
     server.wait_for("worker removed", 2)
     os.killpg(server.session, signal.SIGTTOU)
     server.wait_for("worker removed", 3)
-    os.killpg(server.session, signal.SIGTERM)
+    os.killpg(server.session, ending)
     assert server.wait_exit() == 0
     events = server.events()
     assert (events.count("reloading"), events.count("reopen logs"), events.count("closing")) == (1, 1, 1)
