@@ -29,7 +29,7 @@ CATALOGUE: dict[str, Event] = {
         Event("worker connected", ("worker",), "master", "The worker's channel works; it loads the application."),
         Event("worker ready", ("worker",), "master", "The worker accepts requests."),
         Event("ready", (), "master", "All workers of the first generation are ready."),
-        Event("worker killed", ("worker",), "master", "A worker ended without having been asked to; it comes back."),
+        Event("worker killed", ("worker",), "master", "A worker ended unasked; its slot is filled again."),
         Event("worker removed", ("worker",), "master", "A worker that was asked to end has ended."),
         Event("worker exception", ("worker", "error"), "master", "Something raised in a worker; type, message, text."),
         Event("worker waiting", ("worker", "connections"), "master", "A draining worker still has open connections."),

@@ -29,6 +29,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     """Check, bind, fork, supervise; see `Master.start`."""
     target = master.check()
     host.fill_standard_descriptors()
+    os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
     predecessor = restart.claim()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from . import host, importer, kinds, signals
 from .commands import Argument, Command, Commands
 from .complaints import Complaints
-from .errors import ConfigurationError, OperationFailed
-from .events import Emitter
+from .errors import ConfigurationError, OperationFailed, did_you_mean
+from .events import CATALOGUE, Emitter, normal
 from .importer import Target
 from .kinds import Kind
 from .listeners import Listeners
@@ -148,6 +149,10 @@ class Master:
         return self._add_handler(name, handler, True)
 
     def _add_handler(self, name: str, handler: Callable[..., Any] | None, once: bool) -> Any:
+        if normal(name) not in CATALOGUE:
+            hint = did_you_mean(normal(name), CATALOGUE, cutoff=0.8)
+            if hint:
+                warnings.warn(f"unknown event {name!r}{hint}", UserWarning, stacklevel=3)
         if handler is None:
             def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
                 if self._applies():

@@ -316,7 +316,11 @@ def connect(address: tuple[str, int] | str, timeout: float = DEADLINE) -> socket
     if isinstance(address, str):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
-        connection.connect(address)
+        try:
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            raise
         return connection
     return socket.create_connection(address, timeout)
 

@@ -19,6 +19,7 @@ import gevent.hub
 
 from .. import importer, servers
 from ..channel import Channel, Message
+from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
@@ -316,7 +317,7 @@ class Worker:
             if isinstance(error, ApplicationNotFound | ConfigurationError):
                 text = str(error)  # says it all; where we found out is of no interest
             else:
-                text = "".join(traceback.format_exception(_without_our_frames(error)))
+                text = application_traceback(error)
         self._tell({
             "t": "exception", "type": type(error).__name__, "message": str(error)[:10_000],
             "text": text[-100_000:], "fatal": fatal,
@@ -409,17 +410,6 @@ def _exit_code(request: SystemExit) -> int:
     if request.code is None:
         return 0
     return request.code & 0xFF if isinstance(request.code, int) else 1
-
-
-def _without_our_frames(error: BaseException) -> BaseException:
-    """Leave out the frames of this package on the way to the application's: they say nothing about its fault."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(here):
-        trace = trace.tb_next
-    while trace is not None and trace.tb_next is not None and "importlib" in trace.tb_frame.f_code.co_filename:
-        trace = trace.tb_next
-    return error.with_traceback(trace)
 
 
 __all__ = ["Identity", "Orders", "Worker", "become", "current"]

@@ -186,6 +186,8 @@ def test_b4_handlers_and_prevent_default() -> None:
 
     master.emit("custom event", 1).emit("custom_event", 2).off("custom event", third).emit("custom event", 3)
     assert calls == [("first", 1), ("once", 1), ("third", 1), ("first", 2), ("third", 2), ("first", 3)]
+    with pytest.warns(UserWarning, match="unknown event 'worker kiled'; did you mean 'worker killed'"):
+        master.on("worker kiled", print)
     master.prevent_default = True
     assert master.listen(0) is master and master.state == "new"
 
@@ -257,6 +259,9 @@ def test_program_serves_and_checks(shop: Workshop) -> None:
     shop.write("raising.py", "raise LookupError('its own')\n")
     done = program(shop, "check", "raising")
     assert done.returncode == 2 and "LookupError: its own" in done.stderr and "raising.py" in done.stderr
+    assert done.stderr.count("File ") == 1  # none of ours
+    done = program(shop, "serve", "nothing:app", "--set", "tiemout=3")
+    assert done.stderr.splitlines()[0] == "cluster: unknown setting 'tiemout'; did you mean 'timeout'?"
     for arguments, words in (
         (("check", "app:nothing"), "no attribute 'nothing'"),
         (("check", "nothing:app"), "no module named 'nothing'"),

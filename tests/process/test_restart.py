@@ -275,7 +275,7 @@ def test_o5_unrelated_script_below_us_is_a_master(shop: Workshop) -> None:
         from cluster import cluster
         from tracing import say, trace
         m = trace(cluster("app:app").set(workers=1))
-        m.on("ready", lambda: (say("INNER", os.getppid(), m.is_master), m.close()))
+        m.on("ready", lambda: (say("INNER", os.getppid(), m.is_master, os.environ.get("CLUSTER_WORKER")), m.close()))
         m.listen(0, "127.0.0.1")
         """)
     server = shop.script("""
@@ -288,7 +288,7 @@ def test_o5_unrelated_script_below_us_is_a_master(shop: Workshop) -> None:
         trace(m).listen(0, "127.0.0.1")
         """).ready()
     (worker,) = server.workers()
-    server.wait_for(rf"^INNER {worker} True")
+    server.wait_for(rf"^INNER {worker} True None")
     server.signal(signal.SIGHUP)
     server.wait_for(r"^EVENT \d+ restart \{")
     server.wait_for("^INNER", 3)
