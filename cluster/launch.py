@@ -73,6 +73,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     )
     _set_title(master.options["title"])
     gc.freeze()  # what is there now is never collected in a worker, so its pages stay shared
+    gc.enable()
     supervisor = Supervisor(plan, master._emitter, master._complaints)
     master._supervisor = supervisor
     master._listeners = listeners
