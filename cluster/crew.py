@@ -6,8 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import channel
 from .announcer import Announcer
@@ -35,8 +34,7 @@ SILENT = 1.0
 _AT_ONCE = (signal.SIGTERM, signal.SIGINT)
 
 
-@dataclass
-class Seat:
+class Seat(NamedTuple):
     """What a new worker gets from its master."""
 
     slot: int

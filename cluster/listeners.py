@@ -10,8 +10,7 @@ import re
 import socket as constants
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent.monkey
 
@@ -28,8 +27,7 @@ FORMS = "a port, 'host:port', '[::1]:port', 'unix:/path', 'fd://3', a bound sock
 OPTIONS = {"mode": "an octal number such as 0o660", "owner": "'user' or 'user:group'"}
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where to listen: a host and port, a unix socket's path, an inherited descriptor, or a socket that is bound."""
 
     kind: str  # "tcp" | "unix" | "fd" | "socket"
@@ -37,7 +35,7 @@ class Address:
     port: int = 0
     path: str = ""
     descriptor: int = -1
-    bound: Any = field(default=None, compare=False)
+    bound: Any = None
 
     def __str__(self) -> str:
         if self.kind == "tcp":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigurationError, did_you_mean
 from .events import normal
@@ -14,8 +13,7 @@ from .events import normal
 Check = Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting. ``check`` turns what the user gave into the value, or raises ValueError saying what is right."""
 
     name: str

@@ -10,8 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 
@@ -35,8 +34,7 @@ from .system import System
 from .workers.handle import WorkerHandle
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """What the fluent surface gathered; the supervisor's orders."""
 
     settings: dict[str, Any]

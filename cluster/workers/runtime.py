@@ -10,8 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
@@ -43,8 +42,7 @@ def current() -> Worker | None:
     return _current
 
 
-@dataclass(frozen=True)
-class Orders:
+class Orders(NamedTuple):
     """What every worker of a cluster is told by its master."""
 
     emitter: Emitter
@@ -57,8 +55,7 @@ class Orders:
     identity: Identity | None
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Whom a worker runs as: user id, group id, and the name whose supplementary groups it takes."""
 
     uid: int | None

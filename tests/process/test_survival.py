@@ -110,10 +110,10 @@ def _children(master: int) -> list[str]:
 def test_u3_random_kills_under_load_cost_only_the_killed(shop: Workshop) -> None:
     """U3: random kill -9 under load: the count is right at the end, connections not on a killed worker never fail."""
     server = shop.script(SERVER % "workers=4, abort_deaths=0").ready()
-    killed = []
+    killed: list[int] = []
     with load(server.address(), connections=32, pids=True) as traffic:
         for _ in range(10):
-            victim = random.choice(eventually(server.workers, "a worker"))
+            victim = random.choice(eventually(lambda: [*{*server.workers()} - {*killed}], "a worker"))
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
             traffic.wait_answered(200, 30)
