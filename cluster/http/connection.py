@@ -1,0 +1,571 @@
+"""One connection: a state machine that the read watcher, the deadlines and the end of an exchange move along.
+
+Everything here runs in the hub and must not block, but for `send_rest`, `send_file` and `wait_body`, which the
+application's greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
+
+    IDLE      between requests, or before the first: holds no greenlet, and no parser
+    HEAD      part of a head has come
+    COLLECT   a small body is on its way; the application is not called yet
+    RUNNING   the application runs; what comes belongs to its streamed body, or waits as the next request
+    UNREAD    answered, while the rest of the body is read away
+    LINGER    answered and shut for writing; what comes is thrown away, so that no reset takes the answer from the client
+    CLOSED
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gevent.hub import Waiter
+
+from cluster.http import counters as index
+from cluster.http import response
+from cluster.http.body import ChunkReader, LengthReader, Reader, StreamedBody, body_error
+from cluster.http.errors import BodyError, ClientGone, Refused, WriteStalled
+from cluster.http.exchange import Exchange
+from cluster.http.grammar import first_fault
+from cluster.http.limits import UNLIMITED
+from cluster.http.request import Environ
+
+if TYPE_CHECKING:
+    from cluster.http.binding import Binding
+    from cluster.http.engine import Engine
+
+IDLE, HEAD, COLLECT, RUNNING, UNREAD, LINGER, CLOSED = range(7)
+
+_RECEIVE = 65536
+_READ = 1
+_WRITE = 2
+#: more than the kernel takes at once anyway, and small enough that a slow client's progress is seen
+_SENDFILE = 1 << 20
+
+
+class Connection:
+    """A connection from its accept to its close."""
+
+    __slots__ = (
+        "_discarded",
+        "_pieces",
+        "_reader",
+        "_reading",
+        "_scanned",
+        "_waiting_body",
+        "_waiting_write",
+        "_watcher",
+        "binding",
+        "buffer",
+        "deadline",
+        "engine",
+        "eof",
+        "exchange",
+        "peer",
+        "port",
+        "sock",
+        "state",
+    )
+
+    #: whether the socket's own bytes are HTTP's, so that the kernel may copy files into it
+    plain = True
+
+    def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
+        self.engine = engine
+        self.binding = binding
+        #: anything with recv, send, shutdown, close as of a non-blocking socket
+        self.sock = sock
+        self.peer = peer
+        self.port = port
+        self.state = IDLE
+        #: received and not yet looked at
+        self.buffer = b""
+        #: when `on_deadline` is to be called, by the monotonic clock
+        self.deadline = monotonic() + engine.limits.timeouts.head
+        #: the client has closed its side
+        self.eof = False
+        self.exchange: Exchange | None = None
+        self._reader: Reader | None = None
+        self._pieces: list[bytes] = []
+        self._scanned = (0, 0)
+        self._discarded = 0
+        self._waiting_body: Any = None
+        self._waiting_write: Any = None
+        self._watcher: Any = engine.loop.io(sock.fileno(), _READ)
+        self._reading = True
+        self._watcher.start(self.on_readable)
+        engine.add(self)
+
+    # --- receiving (in the hub) -----------------------------------------------------------------------------------
+
+    def on_readable(self) -> None:
+        try:
+            data = self.sock.recv(_RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._reset()
+            return
+        if not data:
+            self._on_eof()
+            return
+        self.engine.counters[index.BYTES_RECEIVED] += len(data)
+        self.received(data)
+
+    def received(self, data: bytes) -> None:
+        state = self.state
+        if state == IDLE:
+            self._on_head(self.buffer + data if self.buffer else data)
+        elif state == HEAD:
+            self._on_head(self.buffer + data)
+        elif state == RUNNING:
+            self._on_data(data)
+        elif state == COLLECT:
+            self._collect(data)
+        elif state == UNREAD:
+            self._read_away(data)
+
+    def _on_head(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3 or data[0] < 32:
+            if data[0] == 13 and not (data := _without_empty_lines(data)):
+                self.buffer = b""
+                return
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                self._on_partial_head(data)
+                return
+        engine = self.engine
+        environ = self.binding.environ.copy()
+        environ["REMOTE_ADDR"] = self.peer
+        environ["REMOTE_PORT"] = self.port
+        size = len(data)
+        parser = engine.parser
+        try:
+            parser.parse(data if end == size else data[:end], environ)
+        except Refused as refused:
+            self.refuse(refused, environ)
+            return
+        if engine.proxies is not None:
+            engine.proxies.apply(environ)
+        self.deadline = UNLIMITED
+        if parser.length or parser.chunked:
+            self._on_body(environ, data[end:])
+            return
+        self.buffer = b"" if end == size else data[end:]
+        self.state = RUNNING
+        environ["wsgi.input"] = engine.empty_body
+        self.exchange = exchange = Exchange(self, engine, environ, parser.keep_alive)
+        engine.pool.run(exchange.run)
+
+    def _on_partial_head(self, data: bytes) -> None:
+        if self.state == IDLE:
+            self.state = HEAD
+            self.deadline = monotonic() + self.engine.limits.timeouts.head
+            self._scanned = (0, 0)
+        fault, *scanned = first_fault(data, self.engine.limits, *self._scanned)
+        if fault is not None:
+            self.refuse(fault)
+            return
+        self._scanned = (scanned[0], scanned[1])
+        self.buffer = data
+
+    def _on_body(self, environ: Environ, data: bytes) -> None:
+        """A head has come that a body follows; `data` is what has come of it."""
+        engine = self.engine
+        parser = engine.parser
+        limits = engine.limits
+        self.buffer = b""
+        keep_alive = parser.keep_alive
+        continues = parser.continues and not data
+        self._reader = reader = ChunkReader(limits) if parser.chunked else LengthReader(parser.length)
+        exchange = Exchange(self, engine, environ, keep_alive)
+        self.exchange = exchange
+        if continues or parser.length > limits.buffered_body:
+            self._stream(exchange, continues)
+            if data:
+                self._on_data(data)
+            return
+        if isinstance(reader, LengthReader) and len(data) >= parser.length:
+            # the usual case: all of it came with the head
+            body, self.buffer = reader.feed(data)
+            self._start(exchange, body)
+            return
+        self.state = COLLECT
+        self._pieces = []
+        self._discarded = 0
+        self.deadline = monotonic() + limits.timeouts.body
+        if data:
+            self._collect(data)
+
+    def _collect(self, data: bytes) -> None:
+        reader, exchange = self._reader, self.exchange
+        assert reader is not None and exchange is not None
+        try:
+            body, rest = reader.feed(data)
+        except Refused as refused:
+            self.refuse(refused, exchange.environ)
+            return
+        limits = self.engine.limits
+        self._pieces.append(body)
+        self._discarded += len(body)
+        if reader.done:
+            self.buffer = rest
+            self._start(exchange, b"".join(self._pieces))
+        elif self._discarded > limits.buffered_body:
+            pieces, self._pieces = self._pieces, []
+            self._stream(exchange, False, pieces)
+        else:
+            self.deadline = monotonic() + limits.timeouts.body
+
+    def _start(self, exchange: Exchange, body: bytes) -> None:
+        """Call the application with a body that is there as a whole."""
+        self._reader = None
+        self._pieces = []
+        self.state = RUNNING
+        self.deadline = UNLIMITED
+        exchange.environ["wsgi.input"] = io.BytesIO(body)
+        self.engine.pool.run(exchange.run)
+
+    def _stream(self, exchange: Exchange, continues: bool, pieces: list[bytes] | None = None) -> None:
+        """Call the application with a body that is on its way."""
+        self.state = RUNNING
+        self.deadline = UNLIMITED
+        exchange.continues = continues
+        exchange.body = body = StreamedBody(self.wait_body, self._body_taken)
+        for piece in pieces or ():
+            body.put(piece)
+        exchange.environ["wsgi.input"] = body
+        self.engine.pool.run(exchange.run)
+
+    def _on_data(self, data: bytes) -> None:
+        """Data while the application runs, or while what it left unread is read away."""
+        if self.state != RUNNING:
+            self.received(data)
+            return
+        exchange, reader = self.exchange, self._reader
+        limits = self.engine.limits
+        body = exchange.body if exchange is not None else None
+        if body is None or reader is None or body.ended or body.fault is not None:
+            if body is not None and body.fault is not None:
+                return  # nothing that follows a fault is looked at
+            self.buffer += data
+            if len(self.buffer) > limits.pipelined:
+                self._pause()
+            return
+        try:
+            piece, rest = reader.feed(data)
+        except Refused as refused:
+            body.fail(body_error(refused))
+            self._wake_body()
+            return
+        body.put(piece)
+        if reader.done:
+            body.end()
+            self.buffer = rest
+        elif body.available >= limits.body_ahead:
+            self._pause()
+        self._wake_body()
+
+    def _read_away(self, data: bytes) -> None:
+        reader = self._reader
+        assert reader is not None
+        self._discarded += len(data)
+        try:
+            _, rest = reader.feed(data)
+        except Refused:
+            self._linger()  # the answer has gone out; what follows cannot be read as a request
+            return
+        if reader.done:
+            self.buffer = rest
+            self._idle(monotonic())
+        elif self._discarded > self.engine.limits.unread_body:
+            self._linger()
+        else:
+            self.deadline = monotonic() + self.engine.limits.timeouts.body
+
+    def _on_eof(self) -> None:
+        self.eof = True
+        self._pause()
+        state = self.state
+        if state == RUNNING:
+            # It may only have closed its sending side, and still wait for the answer.
+            exchange = self.exchange
+            if exchange is not None and exchange.body is not None and not exchange.body.ended:
+                exchange.body.fail(BodyError(400, "the body ended early"))
+                self._wake_body()
+        elif state == COLLECT:
+            self.refuse(Refused(400, "the body ended early"), self.exchange.environ if self.exchange else None)
+        else:
+            self.close()
+
+    def _reset(self) -> None:
+        """The connection broke."""
+        self.eof = True
+        self._pause()
+        if self.state != RUNNING:
+            self.close()
+            return
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.keep_alive = False
+            if exchange.body is not None and not exchange.body.ended:
+                exchange.broken = True
+                exchange.body.fail(ClientGone("the client reset the connection"))
+                self._wake_body()
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._watcher.stop()
+
+    def _resume(self) -> None:
+        if not self._reading and not self.eof and self.state != CLOSED:
+            self._reading = True
+            self._watcher.start(self.on_readable)
+
+    # --- the application's side (in its greenlet) -----------------------------------------------------------------
+
+    def wait_body(self) -> None:
+        """Block until more of the streamed body has come, or it failed. Asks for it first when the client waits."""
+        exchange = self.exchange
+        if exchange is None or exchange.body is None or self.state != RUNNING:
+            raise ClientGone("the request is over")
+        if exchange.continues:
+            exchange.continues = False
+            if not exchange.head_sent:
+                self.engine.counters[index.RESPONSES_1XX] += 1
+                self.send_rest(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
+        if self._waiting_body is not None:
+            raise RuntimeError("another greenlet is reading this request's body")
+        self._resume()
+        self.deadline = monotonic() + self.engine.limits.timeouts.body
+        self._waiting_body = waiter = Waiter(self.engine.hub)
+        try:
+            waiter.get()
+        finally:
+            self._waiting_body = None
+            self.deadline = UNLIMITED
+
+    def _wake_body(self) -> None:
+        if self._waiting_body is not None:
+            self._waiting_body.switch(None)
+
+    def _body_taken(self) -> None:
+        exchange = self.exchange
+        if self._reading or self.state != RUNNING or exchange is None or exchange.body is None:
+            return
+        if not exchange.body.ended and exchange.body.available < self.engine.limits.body_ahead // 2:
+            self._resume()
+
+    def send_rest(self, data: memoryview) -> None:
+        """Send all of it, blocking while the client does not read. Raises `ClientGone`."""
+        while data:
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                self._wait_writable()
+            except OSError as error:
+                raise ClientGone(str(error)) from error
+            else:
+                data = data[sent:]
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Send a part of a file; returns how much there was. Raises `ClientGone`."""
+        total = 0
+        own = self.sock.fileno()
+        while total < count:
+            try:
+                sent = os.sendfile(own, descriptor, offset + total, min(count - total, _SENDFILE))
+            except BlockingIOError:
+                self._wait_writable()
+                continue
+            except OSError as error:
+                raise ClientGone(str(error)) from error
+            if not sent:
+                break
+            total += sent
+        return total
+
+    def _wait_writable(self) -> None:
+        if self.state == CLOSED:
+            raise ClientGone("the connection is closed")
+        watcher = self.engine.loop.io(self.sock.fileno(), _WRITE)
+        self._waiting_write = waiter = Waiter(self.engine.hub)
+        self.deadline = monotonic() + self.engine.limits.timeouts.write
+        try:
+            watcher.start(waiter.switch, None)
+            waiter.get()
+        finally:
+            self._waiting_write = None
+            self.deadline = UNLIMITED
+            watcher.stop()
+            watcher.close()
+
+    def is_gone(self) -> bool:
+        """Whether nothing can reach the client any more."""
+        exchange = self.exchange
+        return self.state == CLOSED or (exchange is not None and exchange.broken)
+
+    def worth_draining(self) -> bool:
+        """Whether what the application has not taken of the body is little enough to read it away."""
+        reader = self._reader
+        if reader is None or reader.done:
+            return True
+        left = reader.left
+        return not self.eof and (left is None or left <= self.engine.limits.unread_body)
+
+    # --- the end of an exchange -----------------------------------------------------------------------------------
+
+    def exchange_over(self, exchange: Exchange, now: float) -> None:
+        """Called by the exchange when its response is out, or cannot be."""
+        self.exchange = None
+        if exchange.broken or not exchange.complete:
+            self._cut(exchange)
+            return
+        body = exchange.body
+        if not exchange.keep_alive:
+            self._linger()
+        elif body is not None and not body.ended:
+            if body.fault is not None:
+                self._linger()
+                return
+            self.state = UNREAD
+            self._discarded = 0
+            self.deadline = now + self.engine.limits.timeouts.body
+            self._resume()
+        elif self.buffer or self.eof or self.engine.ending or not self._reading:
+            self._idle(now)
+        else:
+            self.state = IDLE
+            self.deadline = now + self.engine.keep_alive
+
+    def _idle(self, now: float) -> None:
+        """Wait for the next request, or take the one that has come already."""
+        self.state = IDLE
+        self._reader = None
+        self.deadline = now + self.engine.keep_alive
+        if self.buffer:
+            # later and not at once: others have waited for longer
+            self.engine.loop.run_callback(self._on_buffered)
+        elif self.eof:
+            self.close()
+        else:
+            self._resume()
+            if self.engine.ending:
+                self.engine.loop.run_callback(self.end_idle)
+
+    def _on_buffered(self) -> None:
+        if self.state == IDLE and self.buffer:
+            data, self.buffer = self.buffer, b""
+            self._resume()
+            self._on_head(data)
+            if self.eof and self.state in (IDLE, HEAD):
+                self.close()
+
+    def end_idle(self) -> None:
+        """Close an idle connection, unless a request has come at the last moment."""
+        if self.state == IDLE and not self.buffer:
+            if self._reading:
+                self.on_readable()
+            if self.state == IDLE and not self.buffer:
+                self._linger()
+
+    def on_deadline(self) -> None:
+        """The deadline has passed."""
+        self.deadline = UNLIMITED
+        if self._waiting_write is not None:
+            self._waiting_write.throw(WriteStalled("the client does not read"))
+        elif self.state == RUNNING:
+            exchange = self.exchange
+            if exchange is not None and exchange.body is not None:
+                exchange.body.fail(BodyError(408, "the body did not come"))
+                self._wake_body()
+        elif self.state == IDLE:
+            self.end_idle()
+        elif self.state == HEAD:
+            self.refuse(Refused(408, "the request did not come"))
+        elif self.state == COLLECT:
+            self.refuse(Refused(408, "the body did not come"), self.exchange.environ if self.exchange else None)
+        elif self.state == UNREAD:
+            self._linger()
+        else:
+            self.close()
+
+    def refuse(self, refused: Refused, environ: Environ | None = None) -> None:
+        """Answer a request that the application does not get to see, and close."""
+        engine = self.engine
+        counters = engine.counters
+        counters[index.REQUESTS_TOTAL] += 1
+        counters[index.RESPONSES + refused.status // 100] += 1
+        answer = response.refusal(refused, engine.date())
+        try:
+            # Once: a client that does not even take this gets nothing.
+            counters[index.BYTES_SENT] += self.sock.send(answer)
+        except OSError:
+            self.close()
+            return
+        if engine.access_log is not None:
+            engine.access_log.add_refused(self, refused, environ, len(answer))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close so that the client can read what was sent although it may still be sending.
+
+        Closing with unread data makes the kernel send a reset, and that can overtake the answer.
+        """
+        self.exchange = None
+        self._reader = None
+        self.buffer = b""
+        self._pieces = []
+        if self.eof or self.state == CLOSED:
+            self.close()
+            return
+        self.state = LINGER
+        self.deadline = monotonic() + self.engine.limits.timeouts.linger
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._resume()
+
+    def _cut(self, exchange: Exchange) -> None:
+        """Close in the middle of a response. Where only the close tells its end, a reset says that it is not whole."""
+        if exchange.head_sent and not exchange.chunked and exchange.left is None:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            except OSError:
+                pass
+        self.close()
+
+    def close(self) -> None:
+        """Close at once. Whoever waits on this connection gets `ClientGone`."""
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        self.deadline = UNLIMITED
+        self._watcher.stop()
+        self._watcher.close()
+        exchange = self.exchange
+        self.exchange = None
+        self.buffer = b""
+        if exchange is not None:
+            exchange.broken = True
+            if exchange.body is not None:
+                exchange.body.fail(ClientGone("the connection is closed"))
+        if self._waiting_write is not None:
+            self.engine.loop.run_callback(self._waiting_write.throw, ClientGone("the connection is closed"))
+        if self._waiting_body is not None:
+            self.engine.loop.run_callback(self._wake_body)
+        self.sock.close()
+        self.engine.remove(self)
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """Leave out empty lines before a request line (RFC 9112, 2.2)."""
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    return data[start:]
