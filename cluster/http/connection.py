@@ -426,7 +426,10 @@ class Connection:
             return
         body = exchange.body
         if not exchange.keep_alive:
-            self._linger()
+            if exchange.wished or self.buffer or (body is not None and not body.ended):
+                self._linger()
+            else:
+                self.close()  # a client that asked for the end sends nothing more
         elif body is not None and not body.ended:
             if body.fault is not None:
                 self._linger()

@@ -59,7 +59,9 @@ class Exchange:
         self.connection = connection
         self.engine = engine
         self.environ = environ
-        #: what the client wishes, later what we said
+        #: what the client wishes
+        self.wished = keep_alive
+        #: the same at first, then what we said
         self.keep_alive = keep_alive
         self.started = monotonic()
 
