@@ -153,7 +153,12 @@ class Connection:
         if parser.length or parser.chunked:
             self._on_body(environ, data[end:])
             return
-        self.buffer = b"" if end == size else data[end:]
+        if end == size:
+            self.buffer = b""
+        else:
+            self.buffer = data[end:]
+            if size - end > engine.limits.pipelined:
+                self._pause()
         self.state = RUNNING
         environ["wsgi.input"] = engine.empty_body
         self.exchange = exchange = Exchange(self, engine, environ, parser.keep_alive)
@@ -464,7 +469,7 @@ class Connection:
             data, self.buffer = self.buffer, b""
             self._resume()
             self._on_head(data)
-            if self.eof and self.state in (IDLE, HEAD):
+            if self.eof and (self.state == HEAD or (self.state == IDLE and not self.buffer)):
                 self.close()
 
     def end_idle(self) -> None:
