@@ -111,7 +111,10 @@ class Connection:
             self._on_eof()
             return
         self.engine.counters[index.BYTES_RECEIVED] += len(data)
-        self.received(data)
+        if self.state == IDLE and not self.buffer:
+            self._on_head(data)
+        else:
+            self.received(data)
 
     def received(self, data: bytes) -> None:
         state = self.state

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from greenlet import GreenletExit
+from gevent import GreenletExit
 
 from cluster.http import counters as index
 from cluster.http import response
@@ -88,7 +88,7 @@ class Exchange:
         self.finished = now = monotonic()
         counters[index.REQUESTS_ACTIVE] -= 1
         if self.code:
-            counters[response_class(self.code)] += 1
+            counters[index.RESPONSES + self.code // 100] += 1
         microseconds = int((now - self.started) * 1e6)
         number = (microseconds * microseconds).bit_length()  # as counters.bucket(), without the call
         counters[index.LATENCY + (number if number < _BUCKETS else _BUCKETS)] += 1
@@ -389,11 +389,6 @@ class Exchange:
         description = f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']} {environ['REMOTE_ADDR']}"
         if engine.in_flight is not None:
             self.token = engine.in_flight.begin(description.encode("latin-1", "replace"))
-
-
-def response_class(code: int) -> int:
-    """The index of the counter for a status code."""
-    return index.RESPONSES + code // 100
 
 
 def _bytes(data: object) -> bytes:

@@ -14,7 +14,8 @@ from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
 
-from greenlet import getcurrent, greenlet
+from gevent import getcurrent
+from gevent.hub import RawGreenlet as greenlet
 
 _switch = greenlet.switch
 
