@@ -4,7 +4,9 @@
 
 Starts every server that is installed, one process each, pinned to the first core; runs wrk pinned to the second against
 them in turns, so that whatever else the machine does meets all of them; prints the median of the rounds and the ratio to
-ours. A ratio is the median of the ratios of each round. Installs nothing: what is missing is listed.
+ours. A ratio is the median of the ratios of each round. Beside it stands the processor time that the server (all its
+processes and threads, kernel included) took per request, which says the same on a machine that others use meanwhile.
+Installs nothing: what is missing is listed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+#: a folder of its own: beside this file, `import http` would find this file
+SERVED = HERE / "served"
 
 BROWSER = {
     "Connection": "keep-alive",
@@ -62,7 +66,7 @@ server {{ listen 127.0.0.1:{port} backlog=4096; default_type text/plain; return 
 def servers() -> dict[str, tuple[str, list[str], set[str]]]:
     """Name: (module or program that must be there, command with {port}, loads it takes part in)."""
     everything = set(LOADS)
-    own = str(HERE / "applications.py")
+    own = str(SERVED / "applications.py")
     return {
         "ours": ("gevent", [sys.executable, own, "ours", "{port}"], everything),
         "gunicorn-gevent": ("gunicorn", [*GUNICORN, "-k", "gevent", "--worker-connections", "10000", "-b", "127.0.0.1:{port}", "applications:app"], everything),
@@ -97,7 +101,7 @@ class Running:
         conf = Path(scratch) / f"{name}.conf"
         conf.write_text(NGINX.format(dir=scratch, port=self.port))
         command = [part.format(port=self.port, conf=conf) for part in command]
-        environ = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+        environ = {**os.environ, "PYTHONPATH": f"{SERVED}:{HERE.parent}"}
         if name in ("ours", "gunicorn-gevent", "pywsgi"):
             environ["COOPERATIVE"] = "1"
         self.process = subprocess.Popen(["taskset", "-c", core, *command], cwd=scratch, env=environ, stderr=subprocess.DEVNULL)
@@ -113,6 +117,16 @@ class Running:
                 return True
         return False
 
+    def cpu(self) -> float:
+        """Seconds of processor time so far, of all processes and threads."""
+        total = 0
+        todo = [self.process.pid]
+        while todo:
+            for task in Path(f"/proc/{todo.pop()}/task").glob("*"):
+                total += int((task / "schedstat").read_text().split()[0])
+                todo += [int(child) for child in (task / "children").read_text().split()]
+        return total / 1e9
+
     def stop(self) -> None:
         self.process.terminate()
         try:
@@ -122,21 +136,24 @@ class Running:
             self.process.wait()
 
 
-def load(port: int, name: str, seconds: float, core: str, scratch: str) -> tuple[float, int]:
-    """Requests per second, and how many failed."""
+def load(server: Running, name: str, seconds: float, core: str, scratch: str) -> tuple[float, float, int]:
+    """Requests per second, microseconds of processor time per request, and how many failed."""
     path, connections, headers, size = LOADS[name]
     script = Path(scratch) / f"{name}.lua"
     lines = [f"wrk.headers[{json.dumps(key)}] = {json.dumps(value)}" for key, value in headers.items()]
     if size:
         lines += ['wrk.method = "POST"', f'wrk.body = string.rep("x", {size})']
     script.write_text("\n".join(lines) + "\n")
-    command = ["taskset", "-c", core, "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), f"http://127.0.0.1:{port}{path}"]
+    command = ["taskset", "-c", core, "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), f"http://127.0.0.1:{server.port}{path}"]
+    before = server.cpu()
     output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    spent = server.cpu() - before
     rate = re.search(r"Requests/sec:\s+([0-9.]+)", output)
     wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+)", output)
     failed = (int(wrong[1]) if wrong else 0) + (sum(map(int, broken.groups())) if broken else 0)
-    return (float(rate[1]) if rate else 0.0), failed
+    total = re.search(r"(\d+) requests in", output)
+    return (float(rate[1]) if rate else 0.0), (spent / int(total[1]) * 1e6 if total and int(total[1]) else 0.0), failed
 
 
 def main() -> None:
@@ -155,7 +172,7 @@ def main() -> None:
         if not shutil.which(program):
             sys.exit(f"{program} is needed and not installed")
 
-    figures: dict[str, dict[str, list[float]]] = {}
+    figures: dict[str, dict[str, list[tuple[float, float]]]] = {}
     failures: dict[tuple[str, str], int] = {}
     with tempfile.TemporaryDirectory() as scratch:
         running: list[Running] = []
@@ -177,9 +194,9 @@ def main() -> None:
                     for server in running:
                         if name not in servers()[server.name][2]:
                             continue
-                        rate, failed = load(server.port, name, 1 if number == 0 else options.seconds, load_core, scratch)
+                        rate, cpu, failed = load(server, name, 1 if number == 0 else options.seconds, load_core, scratch)
                         if number:  # the first one is to warm up
-                            figures[name].setdefault(server.name, []).append(rate)
+                            figures[name].setdefault(server.name, []).append((rate, cpu))
                             failures[name, server.name] = failures.get((name, server.name), 0) + failed
                 report(name, figures[name], failures)
         finally:
@@ -189,14 +206,17 @@ def main() -> None:
         Path(options.json).write_text(json.dumps(figures, indent=1))
 
 
-def report(name: str, rates: dict[str, list[float]], failures: dict[tuple[str, str], int]) -> None:
+def report(name: str, figures: dict[str, list[tuple[float, float]]], failures: dict[tuple[str, str], int]) -> None:
     print(f"\n{name}")
-    for server, rounds in sorted(rates.items(), key=lambda item: -statistics.median(item[1])):
-        line = f"  {server:18} {statistics.median(rounds):10,.0f} requests/s"
-        if "ours" in rates and server != "ours":
-            ratios = [ours / other for ours, other in zip(rates["ours"], rounds, strict=True) if other]
-            if ratios:
-                line += f"   ours is {statistics.median(ratios):6.2f} times that"
+    ours = figures.get("ours", [])
+    for server, rounds in sorted(figures.items(), key=lambda item: statistics.median(cpu for _, cpu in item[1])):
+        rate, cpu = (statistics.median(values) for values in zip(*rounds, strict=True))
+        line = f"  {server:18} {rate:10,.0f} requests/s {cpu:8.2f} us each"
+        if ours and server != "ours":
+            rates = [own[0] / other[0] for own, other in zip(ours, rounds, strict=True) if other[0]]
+            times = [other[1] / own[1] for own, other in zip(ours, rounds, strict=True) if own[1]]
+            if rates and times:
+                line += f"   ours / it: {statistics.median(rates):6.2f} by rate {statistics.median(times):6.2f} by processor time"
         if failures.get((name, server)):
             line += f"   {failures[name, server]} FAILED"
         print(line)

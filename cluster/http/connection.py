@@ -165,6 +165,8 @@ class Connection:
         self.state = RUNNING
         environ["wsgi.input"] = engine.empty_body
         self.exchange = exchange = Exchange(self, engine, environ, parser.keep_alive)
+        if parser.unusual:
+            exchange.bodiless, exchange.old = parser.head_only, parser.old
         engine.pool.run(exchange.run)
 
     def _on_partial_head(self, data: bytes) -> None:
@@ -189,6 +191,8 @@ class Connection:
         continues = parser.continues and not data
         self._reader = reader = ChunkReader(limits) if parser.chunked else LengthReader(parser.length)
         exchange = Exchange(self, engine, environ, keep_alive)
+        if parser.unusual:
+            exchange.bodiless, exchange.old = parser.head_only, parser.old
         self.exchange = exchange
         if continues or parser.length > limits.buffered_body:
             self._stream(exchange, continues)

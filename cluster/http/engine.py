@@ -121,6 +121,8 @@ class Engine:
 
     def _sweep(self) -> None:
         now = monotonic()
+        if now >= self.clock.expires:
+            self.clock.renew(now)
         # First find, then act: acting changes the set.
         for connection in [connection for connection in self.connections if connection.deadline <= now]:
             try:

@@ -42,8 +42,10 @@ class Exchange:
     #: nothing more can be said on this connection, it is to be cut
     broken = False
     chunked = False
-    #: no body may follow the head
+    #: no body may follow the head; true from the start for HEAD
     bodiless = False
+    #: the client speaks HTTP/1.0
+    old = False
     #: declared and not yet sent, in bytes; None when nothing was declared
     left: int | None = None
     #: body bytes sent
@@ -161,11 +163,11 @@ class Exchange:
         head = self._head(size)
         if self.bodiless:
             self._transmit(head)
-        elif self.left != size or size > _JOINED:
-            self.write_after(head, data)
-        else:
+        elif self.left == size and size <= _JOINED:
             self.sent = size
             self._transmit(head + data)
+        else:
+            self.write_after(head, data)
         self.complete = True
 
     def write_after(self, head: bytes, data: bytes) -> None:
@@ -273,7 +275,7 @@ class Exchange:
                 meaning = response.field_meaning(name)
             if meaning:
                 if meaning == response.LENGTH:
-                    length = response.content_length(value)
+                    length = size if size is not None and value == str(size) else response.content_length(value)
                     if declared is not None and declared != length:
                         raise ResponseError("two different Content-Lengths")
                     declared = length
@@ -291,7 +293,6 @@ class Exchange:
         if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
             response.check_lines(text, lines)
 
-        environ = self.environ
         if code < 200 or code == 204 or code == 304:
             self.bodiless = True
             # a 304 may tell the length that the body would have had
@@ -299,8 +300,7 @@ class Exchange:
                 text += f"Content-Length: {declared}\r\n"
             close = close or code < 200
         else:
-            if environ["REQUEST_METHOD"] == "HEAD":
-                self.bodiless = True
+            if self.bodiless:
                 if declared is None and size:
                     declared = size
                 if declared is not None:
@@ -308,7 +308,7 @@ class Exchange:
             elif declared is not None or size is not None:
                 self.left = size if declared is None else declared
                 text += f"Content-Length: {self.left}\r\n"
-            elif environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+            elif self.old:
                 close = True
             else:
                 self.chunked = True
@@ -322,13 +322,13 @@ class Exchange:
         if close:
             self.keep_alive = False
             text += "Connection: close\r\n"
-        elif environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+        elif self.old:
             text += "Connection: keep-alive\r\n"
         if not dated:
+            # Not another look at the clock: the sweep renews the field too, should this request have taken long.
             clock = engine.clock
-            now = monotonic()
-            if now >= clock.expires:
-                clock.renew(now)
+            if self.started >= clock.expires:
+                clock.renew(monotonic())
             text += clock.field
         data = (text + "\r\n").encode("latin-1")
         self.code = code
@@ -378,7 +378,7 @@ class Exchange:
         self.keep_alive = False
         self.code = status
         answer = response.plain(status, text, engine.date())
-        if self.environ["REQUEST_METHOD"] == "HEAD":
+        if self.environ["REQUEST_METHOD"] == "HEAD" or self.bodiless:
             answer = answer[: answer.index(b"\r\n\r\n") + 4]
         self.head_sent = True
         self._transmit(answer)

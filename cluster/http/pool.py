@@ -56,7 +56,7 @@ class Pool:
                 and not waiting.__dict__
                 and not waiting.dead
             ):
-                waiting.switch(task, self._hub)
+                waiting.switch(task)
                 return
             # Not thrown into: dropping it ends it, unless a Timeout or kill still holds it, which it then absorbs.
         greenlet(self._work, self._hub).switch(task, self._hub)
@@ -71,7 +71,7 @@ class Pool:
                 return
             self._idle.append(me)
             try:
-                task, home = _switch(home)
+                task = _switch(home)
             except BaseException:  # noqa: BLE001 - whatever was meant for a request that is over must reach no other
                 return
 

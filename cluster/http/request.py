@@ -31,7 +31,7 @@ class HeadParser:
 
     __slots__ = (
         "_complete", "_environ", "_feed", "_limits", "_merged", "_most", "_short",
-        "chunked", "continues", "keep_alive", "length",
+        "chunked", "continues", "head_only", "keep_alive", "length", "old", "unusual",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -50,6 +50,12 @@ class HeadParser:
         self.keep_alive = True
         #: whether the client waits for "100 Continue" before it sends the body
         self.continues = False
+        #: the method is HEAD
+        self.head_only = False
+        #: the version is 1.0
+        self.old = False
+        #: one of the two: what follows from them need not be looked at otherwise
+        self.unusual = False
         self._renew()
 
     def _renew(self) -> None:
@@ -134,6 +140,10 @@ class HeadParser:
                 uri = unquote_to_bytes(uri).decode("latin-1")
         environ["PATH_INFO"] = uri
 
+        # Told from the message and not later from the environ, which the application may change.
+        self.unusual = method == b"HEAD" or minor == b"0"
+        if self.unusual:
+            self.head_only, self.old = method == b"HEAD", minor == b"0"
         if minor == b"1":
             self.keep_alive = True
             if "HTTP_CONNECTION" in environ and environ["HTTP_CONNECTION"] != "keep-alive":
