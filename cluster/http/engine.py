@@ -21,6 +21,7 @@ from cluster.http.response import Clock
 if TYPE_CHECKING:
     from cluster.http.access_log import AccessLog
     from cluster.http.connection import Connection
+    from cluster.http.preface import Preface
     from cluster.http.proxies import TrustedProxies
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -75,15 +76,13 @@ class Engine:
         self.parser = HeadParser(limits)
         self.clock = Clock()
         self.empty_body = EmptyBody()
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Preface] = set()
         #: responses say "Connection: close"
         self.closing = False
         #: connections are closed as soon as they are idle
         self.ending = False
         #: called when a connection has closed
         self.on_closed: Callable[[], None] | None = None
-        #: called after a change of the number of connections to or from the most that are allowed
-        self.full = False
         times = limits.timeouts
         self.keep_alive = times.keep_alive
         # Time-outs are deadlines that one timer looks at, instead of a timer for each connection. It does not run while
@@ -99,7 +98,7 @@ class Engine:
             self.clock.renew(now)
         return self.clock.field
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection | Preface) -> None:
         self.connections.add(connection)
         active = len(self.connections)
         self.counters[index.CONNECTIONS_ACTIVE] = active
@@ -108,7 +107,7 @@ class Engine:
             self._sweeper = self.loop.timer(self._resolution, self._resolution)
             self._sweeper.start(self._sweep)
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Connection | Preface) -> None:
         self.connections.discard(connection)
         active = len(self.connections)
         self.counters[index.CONNECTIONS_ACTIVE] = active

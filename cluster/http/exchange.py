@@ -133,10 +133,8 @@ class Exchange:
             return
         excess = 0
         if self.chunked:
-            if data:
-                framed = b"%x\r\n%b\r\n" % (len(data), data)
-            else:
-                framed = b""
+            # an empty chunk would end the body
+            framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
         else:
             framed = data
             if self.left is not None:

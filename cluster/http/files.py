@@ -38,6 +38,7 @@ class FileWrapper:
             status = os.fstat(descriptor)
         except (AttributeError, OSError, ValueError):
             return None
-        if not isinstance(descriptor, int) or not stat.S_ISREG(status.st_mode) or "b" not in str(getattr(self.filelike, "mode", "b")):
+        binary = "b" in str(getattr(self.filelike, "mode", "b"))
+        if not isinstance(descriptor, int) or not stat.S_ISREG(status.st_mode) or not binary:
             return None
         return descriptor, offset, max(status.st_size - offset, 0)

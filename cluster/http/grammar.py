@@ -15,10 +15,13 @@ from cluster.http.limits import Limits
 #: methods that the application gets to see, by the bytes in the request line
 METHODS: dict[bytes, str] = {
     name.encode(): name
+    # fmt: off
     for name in (
-        "GET HEAD POST PUT DELETE OPTIONS PATCH TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND"
-        " UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE MKCALENDAR LINK UNLINK PURGE NOTIFY SUBSCRIBE UNSUBSCRIBE QUERY"
-    ).split()
+        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND",
+        "PROPPATCH", "SEARCH", "UNLOCK", "BIND", "REBIND", "UNBIND", "ACL", "REPORT", "MKACTIVITY", "CHECKOUT", "MERGE",
+        "MKCALENDAR", "LINK", "UNLINK", "PURGE", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "QUERY",
+    )
+    # fmt: on
 }
 
 #: method, target, minor version; a "#" never belongs in a target, nor does anything outside visible ASCII
@@ -26,7 +29,8 @@ REQUEST_LINE = re.compile(rb'([A-Z-]+) ([!"$-~]+) HTTP/1\.([01])\r\n').match
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _HOST = (
-    r"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+|\[(?:[0-9A-Fa-f:.]+|[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\])"
+    r"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
+    r"|\[(?:[0-9A-Fa-f:.]+|[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\])"
     r"(?::[0-9]{0,5})?"
 )
 #: most values of a Host field, decided faster than by `HOST`
@@ -106,7 +110,8 @@ def first_fault(data: bytes, limits: Limits, start: int = 0, number: int = 0) ->
         if _STRAY(line, 0, longest):
             return Refused(400, "control byte or bare line break"), start, number
         if len(line) > longest:
-            return (Refused(431, "header field too long") if number else Refused(414, "request line too long")), start, number
+            fault = Refused(431, "header field too long") if number else Refused(414, "request line too long")
+            return fault, start, number
         if not complete:
             return (Refused(431, "head too large") if len(data) > size else None), start, number
         if not line:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import _socket
 import os
-from collections.abc import MutableSequence
+from collections.abc import Iterable, MutableSequence
+from functools import partial
 from typing import Any
 
 from gevent.event import Event
 
 from cluster.http import counters as index
 from cluster.http import response
+from cluster.http import tls as _tls
+from cluster.http.access_log import AccessLog
 from cluster.http.binding import Binding
-from cluster.http.connection import IDLE, Connection
+from cluster.http.connection import IDLE, Connection, TLSConnection
 from cluster.http.engine import Engine, InFlight, OnError, WSGIApplication
 from cluster.http.errors import Refused
 from cluster.http.limits import Limits
+from cluster.http.preface import Preface
+from cluster.http.proxies import TrustedProxies, as_networks
 from cluster.http.request import Environ
 
 #: out of descriptors: how long to leave a listener alone, in seconds
@@ -34,6 +39,11 @@ class HTTPServer:
     :param in_flight: where to note requests while they run
     :param on_error: called with ``sys.exc_info()`` and the environ (None outside a request) when the application
         raised; prints the traceback by default. Must not block.
+    :param access_log: where to log requests; nowhere by default
+    :param trusted_proxies: peers whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks, ``unix``
+        or ``*``, in a list or one string; none by default
+
+    Raises `ConfigurationError` for peers that are no addresses, ValueError for too few counters.
     """
 
     def __init__(
@@ -45,13 +55,17 @@ class HTTPServer:
         counters: MutableSequence[int] | None = None,
         in_flight: InFlight | None = None,
         on_error: OnError | None = None,
+        access_log: AccessLog | None = None,
+        trusted_proxies: str | Iterable[str] | None = None,
     ) -> None:
         counters = [0] * index.SIZE if counters is None else counters
         if len(counters) < index.SIZE:
             raise ValueError(f"counters must have at least {index.SIZE} items, not {len(counters)}")
         self.limits = limits or Limits()
         self.counters = counters
-        self._engine = Engine(app, self.limits, counters, in_flight, on_error, None, None)
+        networks = as_networks(trusted_proxies)
+        proxies = TrustedProxies(networks) if networks is not None else None
+        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies)
         self._engine.on_closed = self._on_closed
         self._bindings: list[Binding] = []
         self._watchers: list[Any] = []
@@ -64,9 +78,21 @@ class HTTPServer:
 
     # --- listeners ------------------------------------------------------------------------------------------------
 
-    def add_listener(self, listener: Any, *, environ: Environ | None = None) -> Binding:
-        """Serve connections of one more listener; returns what `accepted` wants to be given with them."""
-        binding = Binding(listener, None, None, environ or {})
+    def add_listener(
+        self, listener: Any, *, tls: Any = None, proxy_protocol: Any = None, environ: Environ | None = None
+    ) -> Binding:
+        """Serve connections of one more listener; returns what `accepted` wants to be given with them.
+
+        :param listener: a bound and listening stream socket, TCP or unix; made non-blocking
+        :param tls: an `ssl.SSLContext`, ``(certificate, key)`` as paths or PEM bytes, or a mapping of the arguments
+            of `cluster.http.tls.context`; plain by default. `Binding.set_tls` replaces it later
+        :param proxy_protocol: peers that must begin with a PROXY protocol header (version 1 or 2), as for
+            `trusted_proxies`; True for all. Other peers must not
+        :param environ: entries for the environs of this listener's requests
+
+        Raises `ConfigurationError` for certificates or peers that cannot be used.
+        """
+        binding = Binding(listener, _tls.as_context(tls), as_networks(proxy_protocol), environ or {})
         listener.setblocking(False)
         self._bindings.append(binding)
         if self._accepting:
@@ -106,10 +132,7 @@ class HTTPServer:
         :param address: the peer as accept() gave it
         :param binding: what `add_listener` returned for the listener it came from
         """
-        if isinstance(sock, int):
-            descriptor = sock
-        else:
-            descriptor = sock.detach()
+        descriptor = sock if isinstance(sock, int) else sock.detach()
         # The C type instead of the class over it: nothing here needs the class, and it saves memory and time.
         connected = _socket.socket(binding.family, binding.type, 0, descriptor)
         try:
@@ -119,10 +142,36 @@ class HTTPServer:
                 connected.send(response.refusal(Refused(503, "too many connections"), self._engine.date()))
                 connected.close()
                 return
-            Connection(self._engine, binding, connected, peer, port)
+            if binding.proxy_protocol is not None and peer in binding.proxy_protocol:
+                Preface(self._engine, connected, partial(self._introduced, binding, peer, port))
+            elif binding.tls is not None:
+                TLSConnection(self._engine, binding, _tls.Transport(connected, binding.tls), peer, port)
+            else:
+                Connection(self._engine, binding, connected, peer, port)
         except Exception:  # noqa: BLE001 - an acceptor must survive whatever one connection does
             connected.close()
             self._engine.report(None)
+
+    def _introduced(
+        self, binding: Binding, peer: str, port: str, sock: Any, client: tuple[str, str] | None, rest: bytes
+    ) -> None:
+        """A proxy has said for whom it speaks."""
+        if client is not None:
+            peer, port = client
+        if binding.tls is None:
+            connection = Connection(self._engine, binding, sock, peer, port)
+            if rest:
+                connection.received(rest)
+            return
+        transport = _tls.Transport(sock, binding.tls)
+        connection = TLSConnection(self._engine, binding, transport, peer, port)
+        if rest:
+            try:
+                connection.received(transport.fed(rest))
+            except BlockingIOError:
+                pass
+            except OSError:
+                connection.close()
 
     def start_accepting(self) -> None:
         """Accept on all listeners: one connection per wake-up, so that other processes get theirs."""
@@ -200,12 +249,14 @@ class HTTPServer:
                 self._all_closed.wait(grace)
             engine.ending = True
             for connection in list(engine.connections):
-                if connection.state == IDLE:
+                if connection.state <= IDLE:
                     connection.end_idle()
             while engine.connections:
                 self._all_closed.clear()
                 self._all_closed.wait()
         finally:
+            if engine.access_log is not None:
+                engine.access_log.flush()
             self._stopped.set()
 
     def stop(self, grace: float = 1.0) -> None:
