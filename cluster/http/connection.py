@@ -150,8 +150,12 @@ class Connection:
         try:
             parser.parse(data if end == size else data[:end], environ)
         except Refused as refused:
+            parser.renew()
             self.refuse(refused, environ)
             return
+        except BaseException:
+            parser.renew()  # it serves others, too
+            raise
         if engine.proxies is not None:
             engine.proxies.apply(environ)
         self.deadline = UNLIMITED

@@ -41,7 +41,7 @@ HOST = re.compile(_HOST).fullmatch
 ABSOLUTE = re.compile(rf"[Hh][Tt][Tt][Pp][Ss]?://({_HOST})([/?].*)?").fullmatch
 
 #: the size of a chunk (64 bits at most) and its extensions
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?").fullmatch
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?").fullmatch
 #: a field of a trailer section
 TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*").fullmatch
 

@@ -56,9 +56,10 @@ class HeadParser:
         self.old = False
         #: one of the two: what follows from them need not be looked at otherwise
         self.unusual = False
-        self._renew()
+        self.renew()
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Forget whatever llhttp knows. It keeps state after a refusal, and the parser serves all connections."""
         self._feed = httptools.HttpRequestParser(self).feed_data
 
     # --- called by llhttp -----------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class HeadParser:
     # --- called by the connection ---------------------------------------------------------------------------------
 
     def parse(self, head: bytes, environ: Environ) -> None:
-        """Fill in `environ` from a head that ends with its empty line; raises `Refused`."""
+        """Fill in `environ` from a head that ends with its empty line; raises `Refused`, then call `renew`."""
         match = _REQUEST_LINE(head)
         if match is None:
             raise self._fault(head)
@@ -115,11 +116,11 @@ class HeadParser:
         except httptools.HttpParserUpgrade:
             pass  # an offer that we decline by not answering it; llhttp goes on with the next message
         except httptools.HttpParserError as error:
-            self._renew()
+            self.renew()
             cause = error.__context__
             raise (cause if isinstance(cause, Refused) else self._fault(head)) from None
         if not self._complete:
-            self._renew()
+            self.renew()
             raise self._fault(head)
         if len(environ) - others + self._merged > self._most:
             raise self._fault(head)
@@ -151,7 +152,7 @@ class HeadParser:
         else:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
             self.keep_alive = "HTTP_CONNECTION" in environ and "keep-alive" in _tokens(environ["HTTP_CONNECTION"])
-            self._renew()  # llhttp may take the connection for closed
+            self.renew()  # llhttp may take the connection for closed
         self.length = 0
         self.chunked = self.continues = False
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
@@ -161,11 +162,11 @@ class HeadParser:
                 raise Refused(417, "unknown expectation")
             self.continues = minor == b"1" and (self.chunked or self.length > 0)
         if not self.keep_alive:
-            self._renew()
+            self.renew()
 
     def _body(self, environ: Environ, minor: bytes) -> None:
         # llhttp now expects a body that it will not be given
-        self._renew()
+        self.renew()
         if "HTTP_TRANSFER_ENCODING" in environ:
             if minor == b"0":
                 raise Refused(400, "Transfer-Encoding in HTTP/1.0")

@@ -105,6 +105,10 @@ for host in [b"", b"a b", b"a/b", b"a@b", b"a?b", b"a#b", b"a,b", b"a:b", b"a:80
              b"a%zz", b"a:123456", b'a"b', b"<a>", b"[]", b"http://a", b"a|b", b"a^b", b"a\tb", b":80"]:
     if host != b"a,b":  # a comma is a sub-delim and may stand in a reg-name
         bad(f"host {host!r}", b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+bad("malformed host in http/1.0", b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n")
+bad("malformed host and close", b"GET / HTTP/1.1\r\nHost: a/b\r\nConnection: close\r\n\r\n")
+bad("malformed host and a body", b"POST / HTTP/1.1\r\nHost: a/b\r\nContent-Length: 5\r\n\r\nhello")
+bad("malformed target in http/1.0", b"GET a HTTP/1.0\r\n\r\n")
 for host in ["a", "a.example.com", "a:80", "a:", "127.0.0.1:8000", "[::1]", "[::1]:80", "a_b", "xn--caf-dma", "a%41", "A.B", "[v1.a:b]"]:
     good(f"host {host}", b"GET / HTTP/1.1\r\nHost: " + host.encode() + b"\r\n\r\n", {"headers": {"HTTP_HOST": host}})
 
@@ -183,7 +187,7 @@ good("several chunks", C + b"5\r\nhello\r\n1\r\n \r\n5\r\nworld\r\n0\r\n\r\n", {
 good("no chunks", C + b"0\r\n\r\n", {"body": b""})
 good("hexadecimal", C + b"0000A\r\n0123456789\r\n00\r\n\r\n", {"body": b"0123456789"})
 good("extensions", C + b"5;a=b;c=\"d\"\r\nhello\r\n0;x\r\n\r\n", {"body": b"hello"})
-good("spaces before an extension", C + b"5 ; a\r\nhello\r\n0\r\n\r\n", {"body": b"hello"})
+bad("space before an extension", C + b"5 ; a\r\nhello\r\n0\r\n\r\n")
 good("trailers", C + b"5\r\nhello\r\n0\r\nA: b\r\nX-Y: z\r\n\r\n", {"body": b"hello", "headers": {"HTTP_HOST": "test", "HTTP_TRANSFER_ENCODING": "chunked"}})
 good("line breaks in a chunk", C + b"4\r\n\r\n\r\n\r\n0\r\n\r\n", {"body": b"\r\n\r\n"})
 for name, value, status in [

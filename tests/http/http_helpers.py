@@ -248,6 +248,8 @@ class FeedBinding:
 def until(true, seconds: float = 10.0) -> None:
     """Wait for a fact, at most so long."""
     end = time.monotonic() + seconds
+    tries = 0
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
-        gevent.sleep(0.002)
+        tries += 1
+        gevent.sleep(0.002 if tries > 5 else 0)

@@ -54,6 +54,15 @@ def test_h8_whole(recorded, case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_h8_no_message_changes_how_another_connection_is_read(recorded, case):
+    """The parser is shared; found by fuzzing when a refused HTTP/1.0 request left it closed."""
+    outcome(recorded, [case.data])
+    statuses, requests = outcome(recorded, [b"GET /next HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"])
+    assert statuses == [200] and requests[0]["path"] == "/next"
+    assert requests[0]["headers"] == {"HTTP_HOST": "a", "HTTP_A": "b"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_h8_byte_by_byte(recorded, case):
     data = case.data
     # of long ones the middle comes at once: 8,000 equal bytes tell nothing
