@@ -31,31 +31,11 @@ class Exchange:
     `start_response` and `write`, and must not reach another request with them.
     """
 
-    # Defaults live in the class: an instance sets only what differs (measured: 0.3 µs per request).
-    status: str | None = None
-    headers: list[tuple[str, str]] = []
-    #: of the response, once its head is made
-    code = 0
-    head_sent = False
-    #: everything was handed to the kernel
-    complete = False
-    #: nothing more can be said on this connection, it is to be cut
-    broken = False
-    chunked = False
-    #: no body may follow the head; true from the start for HEAD
-    bodiless = False
-    #: the client speaks HTTP/1.0
-    old = False
-    #: declared and not yet sent, in bytes; None when nothing was declared
-    left: int | None = None
-    #: body bytes sent
-    sent = 0
-    #: wsgi.input when it is streamed
-    body: StreamedBody | None = None
-    #: the client waits for "100 Continue"
-    continues = False
-    token: int | None = None
-    finished = 0.0
+    # Slots, and all set at once: attributes that stay in the class are slower to read than these are to set.
+    __slots__ = (
+        "bodiless", "body", "broken", "chunked", "code", "complete", "connection", "continues", "engine", "environ",
+        "finished", "head_sent", "headers", "keep_alive", "left", "old", "sent", "started", "status", "token", "wished",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, engine: Engine, environ: Environ, keep_alive: bool) -> None:
         self.connection = connection
@@ -65,7 +45,32 @@ class Exchange:
         self.wished = keep_alive
         #: the same at first, then what we said
         self.keep_alive = keep_alive
+        self.status: str | None = None
+        self.headers: list[tuple[str, str]] = []
+        #: of the response, once its head is made
+        self.code = 0
+        self.head_sent = False
+        #: everything was handed to the kernel
+        self.complete = False
+        #: nothing more can be said on this connection, it is to be cut
+        self.broken = False
+        self.chunked = False
+        #: no body may follow the head; true from the start for HEAD
+        self.bodiless = False
+        #: the client speaks HTTP/1.0
+        self.old = False
+        #: declared and not yet sent, in bytes; None when nothing was declared
+        self.left: int | None = None
+        #: body bytes sent
+        self.sent = 0
+        #: wsgi.input when it is streamed
+        self.body: StreamedBody | None = None
+        #: the client waits for "100 Continue"
+        self.continues = False
+        self.token: int | None = None
+        #: by the monotonic clock
         self.started = monotonic()
+        self.finished = 0.0
 
     def run(self) -> None:
         """Call the application and write its response. Never raises."""
@@ -262,7 +267,6 @@ class Exchange:
             code, text = _STATUSES[status]
         except (KeyError, TypeError):
             code, text = response.status_line(status)
-        lines = 1
         declared = None
         dated = False
         close = not self.keep_alive
@@ -286,10 +290,9 @@ class Exchange:
                     continue
                 else:
                     continue
+            if not value.isprintable():  # faster than looking for three bytes; the method also tells that it is text
+                response.check_value(value)
             text += name + ": " + value + "\r\n"
-            lines += 1
-        if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
-            response.check_lines(text, lines)
 
         if code < 200 or code == 204 or code == 304:
             self.bodiless = True
@@ -327,8 +330,10 @@ class Exchange:
             clock = engine.clock
             if self.started >= clock.expires:
                 clock.renew(monotonic())
-            text += clock.field
-        data = (text + "\r\n").encode("latin-1")
+            text += clock.last_field
+        else:
+            text += "\r\n"
+        data = text.encode("latin-1")
         self.code = code
         self.head_sent = True
         return data

@@ -467,6 +467,7 @@ BAD_HEADERS = [
     ("X", "a\r\nSet-Cookie: evil=1"), ("X", "a\nb"), ("X", "a\rb"), ("X", "a\0b"), ("X\r\nY", "a"), ("X: Y", "a"), ("", "a"), ("X Y", "a"),
     ("X", "a\r\n\r\n<html>"), ("X", 5), ("X", b"a"), (b"X", "a"), ("X", None), ("X", "\u20ac"), ("X\u20ac", "a"), ("Content-Length", "+5"),
     ("Content-Length", "abc"), ("Content-Length", "-1"), ("Content-Length", ""), ("Content-Length", "\xb2"), ("Content-Length", 5), ("Content-Length", "5\r\n"),
+    ("X", ["a"]), ("X", "\xa0\n"), ("X", "\u2028"),
 ]  # fmt: skip
 
 
@@ -483,6 +484,11 @@ def test_h6_bad_status(serve, status):
     served = serve(answering(status))
     assert served.get().status == 500
     assert len(served.errors) == 1
+
+
+@pytest.mark.parametrize("value", ["a\tb", "caf\xe9", "\xa0", "\x85", "", "a" * 5000])
+def test_h6_values_that_may_go_out(serve, value):
+    assert serve(answering(headers=[*TEXT, ("X", value)])).get().header("X") == value
 
 
 def test_h6_two_different_content_lengths(serve):
