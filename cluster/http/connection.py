@@ -1,7 +1,7 @@
 """One connection: a state machine that the read watcher, the deadlines and the end of an exchange move along.
 
-Everything here runs in the hub and must not block, but for `send_rest`, `send_file` and `wait_body`, which the
-application's greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
+Everything here runs in the hub and must not block, but for what it inherits from `Wire`, which the application's greenlet calls.
+Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
 
     IDLE      between requests, or before the first: holds no greenlet, and no parser
     HEAD      part of a head has come
@@ -15,12 +15,8 @@ application's greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `
 from __future__ import annotations
 
 import io
-import os
-import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-
-from gevent.hub import Waiter
 
 from cluster.http import counters as index
 from cluster.http import response
@@ -30,74 +26,33 @@ from cluster.http.exchange import Exchange
 from cluster.http.grammar import first_fault
 from cluster.http.limits import UNLIMITED
 from cluster.http.request import Environ
+from cluster.http.wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD, Wire
 
 if TYPE_CHECKING:
     from cluster.http.binding import Binding
     from cluster.http.engine import Engine
 
-IDLE, HEAD, COLLECT, RUNNING, UNREAD, LINGER, CLOSED = range(7)
-
 #: between requests; a larger buffer makes the allocator tidy up after each (measured: 2 % of a request)
 _RECEIVE_HEAD = 16384
 _RECEIVE = 65536
-_READ = 1
-_WRITE = 2
-#: more than the kernel takes at once anyway, and small enough that a slow client's progress is seen
-_SENDFILE = 1 << 20
 
 
-class Connection:
+class Connection(Wire):
     """A connection from its accept to its close."""
 
-    __slots__ = (
-        "_discarded",
-        "_pieces",
-        "_reader",
-        "_reading",
-        "_scanned",
-        "_waiting_body",
-        "_waiting_write",
-        "_watcher",
-        "binding",
-        "buffer",
-        "deadline",
-        "engine",
-        "eof",
-        "exchange",
-        "peer",
-        "port",
-        "sock",
-        "state",
-    )
-
-    #: whether the socket's own bytes are HTTP's, so that the kernel may copy files into it
-    plain = True
+    __slots__ = ("_discarded", "_pieces", "_reader", "_scanned", "binding", "buffer", "peer", "port")
 
     def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
-        self.engine = engine
         self.binding = binding
-        #: anything with recv, send, shutdown, close as of a non-blocking socket
-        self.sock = sock
         self.peer = peer
         self.port = port
-        self.state = IDLE
         #: received and not yet looked at
         self.buffer = b""
-        #: when `on_deadline` is to be called, by the monotonic clock
-        self.deadline = monotonic() + engine.limits.timeouts.head
-        #: the client has closed its side
-        self.eof = False
-        self.exchange: Exchange | None = None
         self._reader: Reader | None = None
         self._pieces: list[bytes] = []
         self._scanned = (0, 0)
         self._discarded = 0
-        self._waiting_body: Any = None
-        self._waiting_write: Any = None
-        self._watcher: Any = engine.loop.io(sock.fileno(), _READ)
-        self._reading = True
-        self._watcher.start(self.on_readable)
-        engine.add(self)
+        super().__init__(engine, sock)
 
     # --- receiving (in the hub) -----------------------------------------------------------------------------------
 
@@ -333,99 +288,6 @@ class Connection:
                 exchange.body.fail(ClientGone("the client reset the connection"))
                 self._wake_body()
 
-    def _pause(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._watcher.stop()
-
-    def _resume(self) -> None:
-        if not self._reading and not self.eof and self.state != CLOSED:
-            self._reading = True
-            self._watcher.start(self.on_readable)
-
-    # --- the application's side (in its greenlet) -----------------------------------------------------------------
-
-    def wait_body(self) -> None:
-        """Block until more of the streamed body has come, or it failed. Asks for it first when the client waits."""
-        exchange = self.exchange
-        if exchange is None or exchange.body is None or self.state != RUNNING:
-            raise ClientGone("the request is over")
-        if exchange.continues:
-            exchange.continues = False
-            if not exchange.head_sent:
-                self.engine.counters[index.RESPONSES_1XX] += 1
-                self.send_rest(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
-        if self._waiting_body is not None:
-            raise RuntimeError("another greenlet is reading this request's body")
-        self._resume()
-        self.deadline = monotonic() + self.engine.limits.timeouts.body
-        self._waiting_body = waiter = Waiter(self.engine.hub)
-        try:
-            waiter.get()
-        finally:
-            self._waiting_body = None
-            self.deadline = UNLIMITED
-
-    def _wake_body(self) -> None:
-        if self._waiting_body is not None:
-            self._waiting_body.switch(None)
-
-    def _body_taken(self) -> None:
-        exchange = self.exchange
-        if self._reading or self.state != RUNNING or exchange is None or exchange.body is None:
-            return
-        if not exchange.body.ended and exchange.body.available < self.engine.limits.body_ahead // 2:
-            self._resume()
-
-    def send_rest(self, data: memoryview) -> None:
-        """Send all of it, blocking while the client does not read. Raises `ClientGone`."""
-        while data:
-            try:
-                sent = self.sock.send(data)
-            except BlockingIOError:
-                self._wait_writable()
-            except OSError as error:
-                raise ClientGone(str(error)) from error
-            else:
-                data = data[sent:]
-
-    def send_file(self, descriptor: int, offset: int, count: int) -> int:
-        """Send a part of a file; returns how much there was. Raises `ClientGone`."""
-        total = 0
-        own = self.sock.fileno()
-        while total < count:
-            try:
-                sent = os.sendfile(own, descriptor, offset + total, min(count - total, _SENDFILE))
-            except BlockingIOError:
-                self._wait_writable()
-                continue
-            except OSError as error:
-                raise ClientGone(str(error)) from error
-            if not sent:
-                break
-            total += sent
-        return total
-
-    def _wait_writable(self) -> None:
-        if self.state == CLOSED:
-            raise ClientGone("the connection is closed")
-        watcher = self.engine.loop.io(self.sock.fileno(), _WRITE)
-        self._waiting_write = waiter = Waiter(self.engine.hub)
-        self.deadline = monotonic() + self.engine.limits.timeouts.write
-        try:
-            watcher.start(waiter.switch, None)
-            waiter.get()
-        finally:
-            self._waiting_write = None
-            self.deadline = UNLIMITED
-            watcher.stop()
-            watcher.close()
-
-    def is_gone(self) -> bool:
-        """Whether nothing can reach the client any more."""
-        exchange = self.exchange
-        return self.state == CLOSED or (exchange is not None and exchange.broken)
-
     def worth_draining(self) -> bool:
         """Whether what the application has not taken of the body is little enough to read it away."""
         reader = self._reader
@@ -514,6 +376,12 @@ class Connection:
         else:
             self.close()
 
+    def forget(self) -> None:
+        self.exchange = None
+        self._reader = None
+        self.buffer = b""
+        self._pieces = []
+
     def refuse(self, refused: Refused, environ: Environ | None = None) -> None:
         """Answer a request that the application does not get to see, and close."""
         engine = self.engine
@@ -531,57 +399,6 @@ class Connection:
             engine.access_log.add_refused(self, refused, environ, len(answer))
         self._linger()
 
-    def _linger(self) -> None:
-        """Close so that the client can read what was sent although it may still be sending.
-
-        Closing with unread data makes the kernel send a reset, and that can overtake the answer.
-        """
-        self.exchange = None
-        self._reader = None
-        self.buffer = b""
-        self._pieces = []
-        if self.eof or self.state == CLOSED:
-            self.close()
-            return
-        self.state = LINGER
-        self.deadline = monotonic() + self.engine.limits.timeouts.linger
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self._resume()
-
-    def _cut(self, exchange: Exchange) -> None:
-        """Close in the middle of a response. Where only the close tells its end, a reset says that it is not whole."""
-        if exchange.head_sent and not exchange.chunked and exchange.left is None:
-            try:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            except OSError:
-                pass
-        self.close()
-
-    def close(self) -> None:
-        """Close at once. Whoever waits on this connection gets `ClientGone`."""
-        if self.state == CLOSED:
-            return
-        self.state = CLOSED
-        self.deadline = UNLIMITED
-        self._watcher.stop()
-        self._watcher.close()
-        exchange = self.exchange
-        self.exchange = None
-        self.buffer = b""
-        if exchange is not None:
-            exchange.broken = True
-            if exchange.body is not None:
-                exchange.body.fail(ClientGone("the connection is closed"))
-        if self._waiting_write is not None:
-            self.engine.loop.run_callback(self._waiting_write.throw, ClientGone("the connection is closed"))
-        if self._waiting_body is not None:
-            self.engine.loop.run_callback(self._wake_body)
-        self.sock.close()
-        self.engine.remove(self)
 
 
 class TLSConnection(Connection):

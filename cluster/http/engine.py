@@ -20,9 +20,9 @@ from cluster.http.response import Clock
 
 if TYPE_CHECKING:
     from cluster.http.access_log import AccessLog
-    from cluster.http.connection import Connection
     from cluster.http.preface import Preface
     from cluster.http.proxies import TrustedProxies
+    from cluster.http.wire import Wire
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 OnError = Callable[[ExcInfo, Environ | None], None]
@@ -76,7 +76,7 @@ class Engine:
         self.parser = HeadParser(limits)
         self.clock = Clock()
         self.empty_body = EmptyBody()
-        self.connections: set[Connection | Preface] = set()
+        self.connections: set[Wire | Preface] = set()
         #: responses say "Connection: close"
         self.closing = False
         #: connections are closed as soon as they are idle
@@ -98,7 +98,7 @@ class Engine:
             self.clock.renew(now)
         return self.clock.field
 
-    def add(self, connection: Connection | Preface) -> None:
+    def add(self, connection: Wire | Preface) -> None:
         self.connections.add(connection)
         active = len(self.connections)
         self.counters[index.CONNECTIONS_ACTIVE] = active
@@ -107,7 +107,7 @@ class Engine:
             self._sweeper = self.loop.timer(self._resolution, self._resolution)
             self._sweeper.start(self._sweep)
 
-    def remove(self, connection: Connection | Preface) -> None:
+    def remove(self, connection: Wire | Preface) -> None:
         self.connections.discard(connection)
         active = len(self.connections)
         self.counters[index.CONNECTIONS_ACTIVE] = active

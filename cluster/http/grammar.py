@@ -15,14 +15,12 @@ from cluster.http.limits import Limits
 #: methods that the application gets to see, by the bytes in the request line
 METHODS: dict[bytes, str] = {
     name.encode(): name
-    # fmt: off
     for name in (
-        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND",
-        "PROPPATCH", "SEARCH", "UNLOCK", "BIND", "REBIND", "UNBIND", "ACL", "REPORT", "MKACTIVITY", "CHECKOUT", "MERGE",
-        "MKCALENDAR", "LINK", "UNLINK", "PURGE", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "QUERY",
+        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "COPY", "LOCK", "MKCOL", "MOVE",
+        "PROPFIND", "PROPPATCH", "SEARCH", "UNLOCK", "BIND", "REBIND", "UNBIND", "ACL", "REPORT", "MKACTIVITY",
+        "CHECKOUT", "MERGE", "MKCALENDAR", "LINK", "UNLINK", "PURGE", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "QUERY",
     )
-    # fmt: on
-}
+}  # fmt: skip
 
 #: method, target, minor version; a "#" never belongs in a target, nor does anything outside visible ASCII
 REQUEST_LINE = re.compile(rb'([A-Z-]+) ([!"$-~]+) HTTP/1\.([01])\r\n').match
@@ -88,6 +86,9 @@ def _field_fault(line: bytes) -> Refused | None:
     return None if colon and _TOKEN(name) else Refused(400, "malformed header field")
 
 
+_TOO_LONG = (lambda: Refused(414, "request line too long"), lambda: Refused(431, "header field too long"))
+
+
 def first_fault(data: bytes, limits: Limits, start: int = 0, number: int = 0) -> tuple[Refused | None, int, int]:
     """Look for the first fault in the lines of a head as far as it has come.
 
@@ -110,8 +111,7 @@ def first_fault(data: bytes, limits: Limits, start: int = 0, number: int = 0) ->
         if _STRAY(line, 0, longest):
             return Refused(400, "control byte or bare line break"), start, number
         if len(line) > longest:
-            fault = Refused(431, "header field too long") if number else Refused(414, "request line too long")
-            return fault, start, number
+            return _TOO_LONG[number > 0](), start, number
         if not complete:
             return (Refused(431, "head too large") if len(data) > size else None), start, number
         if not line:

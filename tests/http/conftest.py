@@ -5,12 +5,11 @@ from __future__ import annotations
 import socket
 
 import gevent
+import http_helpers as helpers
 import pytest
 from gevent import socket as gsocket
 
 from cluster.http import HTTPServer
-
-import http_helpers as helpers
 
 
 @pytest.fixture(autouse=True)

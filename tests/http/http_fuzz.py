@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Fuzz a connection: mutated and spliced messages, cut at random places.
 
     python tests/http/http_fuzz.py SECONDS [SEED]
@@ -8,7 +9,6 @@ another cut, every request that the application saw is read the same way by h11,
 
 from __future__ import annotations
 
-import http_helpers as helpers
 import random
 import socket
 import sys
@@ -17,6 +17,7 @@ import traceback
 
 import gevent
 import h11
+import http_helpers as helpers
 from http_corpus import CASES
 
 from cluster.http import HTTPServer, Limits
@@ -137,7 +138,9 @@ def fuzz(seconds: float, seed: int, report=None) -> int:
     try:
         servers = []
         for limit in (65536, 4):  # small bodies collected, and nearly all streamed
-            server = HTTPServer(None, app, limits=Limits(buffered_body=limit), on_error=lambda info, environ: problems.append(info[1]))
+            server = HTTPServer(
+                None, app, limits=Limits(buffered_body=limit), on_error=lambda info, environ: problems.append(info[1])
+            )
             servers.append(helpers.Served(server, listener, server.add_listener(listener), []))
         while time.monotonic() < end:
             data = message(rng)

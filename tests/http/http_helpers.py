@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 from gevent import socket as gsocket
 
-from cluster.http.connection import CLOSED
+from cluster.http.wire import CLOSED
 
 
 @dataclasses.dataclass
@@ -37,7 +37,9 @@ class Served:
                 sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
 
-    def get(self, path: str = "/", *headers: str, method: str = "GET", body: bytes = b"", version: str = "1.1") -> Response:
+    def get(
+        self, path: str = "/", *headers: str, method: str = "GET", body: bytes = b"", version: str = "1.1"
+    ) -> Response:
         lines = [f"{method} {path} HTTP/{version}", "Host: test", *headers]
         if body:
             lines.append(f"Content-Length: {len(body)}")
@@ -183,7 +185,9 @@ class Recorder:
                 "query": environ["QUERY_STRING"],
                 "version": environ["SERVER_PROTOCOL"],
                 "headers": {
-                    key: value for key, value in environ.items() if key.startswith("HTTP_") or key.startswith("CONTENT_")
+                    key: value
+                    for key, value in environ.items()
+                    if key.startswith("HTTP_") or key.startswith("CONTENT_")
                 },
                 "body": body,
             }

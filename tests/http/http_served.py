@@ -15,6 +15,7 @@ import json
 import resource
 import signal
 import socket
+import tempfile
 
 from cluster.http import HTTPServer, Limits, Timeouts
 
@@ -106,7 +107,12 @@ def echo(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/who":
         body = json.dumps(
-            {"addr": environ["REMOTE_ADDR"], "scheme": environ["wsgi.url_scheme"], "host": environ["HTTP_HOST"], "back": BACK(environ)}
+            {
+                "addr": environ["REMOTE_ADDR"],
+                "scheme": environ["wsgi.url_scheme"],
+                "host": environ["HTTP_HOST"],
+                "back": BACK(environ),
+            }
         ).encode()
     elif path == "/echo":
         body = environ["wsgi.input"].read()
@@ -120,6 +126,23 @@ def echo(environ, start_response):
 def BACK(environ):
     """Which connection a request came on: the server's own count of them."""
     return SERVER.counters[1]
+
+
+def large(environ, start_response):
+    """A gigabyte each way."""
+    path = environ["PATH_INFO"]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if path == "/sink":
+        total = 0
+        while piece := environ["wsgi.input"].read(65536):
+            total += len(piece)
+        return [str(total).encode()]
+    if path == "/file":
+        file = tempfile.TemporaryFile()
+        file.truncate(1 << 30)
+        file.seek(0)
+        return environ["wsgi.file_wrapper"](file)
+    return (b"x" * 65536 for _ in range(16384))
 
 
 def attacked(environ, start_response):
@@ -142,7 +165,9 @@ def main():
     name = sys.argv[1]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000) if hard > 0 else 20000, hard))
-    app = {"echo-proxied": echo, "echo": echo, "attacked": attacked, "idle": hello}.get(name) or globals()[name]()
+    app = {"echo-proxied": echo, "echo": echo, "attacked": attacked, "idle": hello, "echo1": large}.get(
+        name
+    ) or globals()[name]()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)

@@ -1,13 +1,14 @@
+# ruff: noqa: E501
 """H5: ``wsgi.input``, for small bodies and streamed ones."""
 
 from __future__ import annotations
 
 import hashlib
-import http_helpers as helpers
 import os
 import wsgiref.validate
 
 import gevent
+import http_helpers as helpers
 import pytest
 
 from cluster.http import BodyError, ClientGone, Limits, Timeouts
@@ -20,7 +21,9 @@ def framings(body: bytes) -> list[bytes]:
     found = [b"Content-Length: %d\r\n\r\n%b" % (len(body), body)]
     for size in (1, 7, 1000):
         if len(body) / size < 3000:
-            chunks = b"".join(b"%x\r\n%b\r\n" % (len(body[i : i + size]), body[i : i + size]) for i in range(0, len(body), size))
+            chunks = b"".join(
+                b"%x\r\n%b\r\n" % (len(body[i : i + size]), body[i : i + size]) for i in range(0, len(body), size)
+            )
             found.append(b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
     return found
 
@@ -35,10 +38,29 @@ def test_h5_reading(serve, size, limit):
     ways = {
         "read": lambda stream: [stream.read()],
         "read -1": lambda stream: [stream.read(-1)],
-        "read some": lambda stream: [stream.read(3), stream.read(0), stream.read(4000), stream.read(), stream.read(), stream.read(5)],
+        "read some": lambda stream: [
+            stream.read(3),
+            stream.read(0),
+            stream.read(4000),
+            stream.read(),
+            stream.read(),
+            stream.read(5),
+        ],
         "lines": lambda stream: list(stream),
-        "readline": lambda stream: [stream.readline(), stream.readline(), stream.readline(), stream.read(2), stream.readline()],
-        "readline size": lambda stream: [stream.readline(3), stream.readline(20), stream.readline(0), stream.readline(1), stream.readline()],
+        "readline": lambda stream: [
+            stream.readline(),
+            stream.readline(),
+            stream.readline(),
+            stream.read(2),
+            stream.readline(),
+        ],
+        "readline size": lambda stream: [
+            stream.readline(3),
+            stream.readline(20),
+            stream.readline(0),
+            stream.readline(1),
+            stream.readline(),
+        ],
         "readlines": lambda stream: stream.readlines(),
         "readlines hint": lambda stream: [stream.readlines(10), stream.readlines()],
     }
@@ -78,7 +100,13 @@ def test_h5_validated(serve):
 def test_h5_empty_input_cannot_be_spoiled(serve):
     def app(environ, start_response):
         stream = environ["wsgi.input"]
-        assert stream.read() == b"" and stream.read(5) == b"" and stream.readline() == b"" and stream.readlines() == [] and list(stream) == []
+        assert (
+            stream.read() == b""
+            and stream.read(5) == b""
+            and stream.readline() == b""
+            and stream.readlines() == []
+            and list(stream) == []
+        )
         stream.close()
         start_response("200 OK", TEXT)
         return [b"ok"]
@@ -115,7 +143,9 @@ def test_h5_upload_is_streamed_with_back_pressure(serve, connect):
             sent += len(block)
 
     sender = gevent.spawn(send)
-    helpers.until(lambda: served.server._engine.connections and not next(iter(served.server._engine.connections))._reading)
+    helpers.until(
+        lambda: served.server._engine.connections and not next(iter(served.server._engine.connections))._reading
+    )
     (connection,) = served.server._engine.connections
     assert connection.exchange.body.available < 400_000
     gate.set()
@@ -132,9 +162,15 @@ def test_h5_unread_body_is_read_away_up_to_a_limit(serve):
     served = serve(app, limits=Limits(buffered_body=10, unread_body=100_000))
     for size, count in ((90_000, 2), (5_000_000, 1)):
         body = b"x" * size
-        data = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%bGET / HTTP/1.1\r\nHost: a\r\n\r\n" % (size, body)
+        data = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%bGET / HTTP/1.1\r\nHost: a\r\n\r\n" % (
+            size,
+            body,
+        )
         assert len(helpers.responses(served.talk(data))) == count
-        chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n" % (size, body)
+        chunked = (
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"
+            % (size, body)
+        )
         assert len(helpers.responses(served.talk(chunked))) == count
 
 

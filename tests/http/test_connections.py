@@ -1,14 +1,15 @@
+# ruff: noqa: E501
 """H9, H10, H11: limits, time-outs, lost clients, and the drain."""
 
 from __future__ import annotations
 
 import gc
-import http_helpers as helpers
 import os
 import socket
 import time
 
 import gevent
+import http_helpers as helpers
 import pytest
 from gevent import socket as gsocket
 from greenlet import greenlet
@@ -29,7 +30,9 @@ def hello(environ, start_response):
 # --- H9 ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [{"fields": 0}, {"head": -1}, {"max_body": "5"}, {"timeouts": 5}, {"connections": None}, {"field": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"fields": 0}, {"head": -1}, {"max_body": "5"}, {"timeouts": 5}, {"connections": None}, {"field": True}]
+)
 def test_h9_limits_that_cannot_be_right(wrong):
     with pytest.raises(ConfigurationError):
         Limits(**wrong)
@@ -83,7 +86,9 @@ def test_h9_requests_sent_ahead_are_held_back(serve, connect):
     sock = connect(served)
     count = 20000
     sender = gevent.spawn(sock.sendall, REQUEST * count)
-    helpers.until(lambda: served.server._engine.connections and not next(iter(served.server._engine.connections))._reading)
+    helpers.until(
+        lambda: served.server._engine.connections and not next(iter(served.server._engine.connections))._reading
+    )
     (connection,) = served.server._engine.connections
     assert len(connection.buffer) < 10000 + 65536
     gate.set()
@@ -158,7 +163,10 @@ def test_h10_client_that_stops_reading(serve, connect):
 
 
 def test_h10_slow_reader_that_makes_progress_gets_all(serve, connect):
-    served = serve(lambda environ, start: (start("200 OK", TEXT), [b"x" * 20_000_000])[1], limits=Limits(timeouts=Timeouts(write=0.2)))
+    served = serve(
+        lambda environ, start: (start("200 OK", TEXT), [b"x" * 20_000_000])[1],
+        limits=Limits(timeouts=Timeouts(write=0.2)),
+    )
     sock = connect(served)
     sock.sendall(REQUEST)
     total = 0
@@ -222,7 +230,12 @@ def test_client_that_resets(serve, connect):
         return [b"x" * 5_000_000]
 
     served = serve(app)
-    for request in (REQUEST, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc", b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /"):
+    for request in (
+        REQUEST,
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc",
+        b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /",
+    ):
         sock = connect(served)
         sock.sendall(request)
         gevent.sleep(0.01)
@@ -262,7 +275,11 @@ def test_no_leak_of_descriptors_greenlets_or_memory(serve):
             one(number)
         helpers.until(lambda: served.server.active == 0)
         gc.collect()
-        return len(os.listdir("/proc/self/fd")), sum(isinstance(item, greenlet) for item in gc.get_objects()), len(gc.get_objects())
+        return (
+            len(os.listdir("/proc/self/fd")),
+            sum(isinstance(item, greenlet) for item in gc.get_objects()),
+            len(gc.get_objects()),
+        )
 
     many(200)
     before = many(200)
@@ -397,7 +414,9 @@ def test_h11_strict_clients_over_restarts(connect):
 def test_counters(serve, connect):
     memory = memoryview(bytearray(8 * index.SIZE)).cast("Q")
     assert len(index.NAMES) == index.SIZE
-    served = serve(lambda environ, start: (start(environ["PATH_INFO"][1:] + " X", TEXT), [b"hello"])[1], counters=memory)
+    served = serve(
+        lambda environ, start: (start(environ["PATH_INFO"][1:] + " X", TEXT), [b"hello"])[1], counters=memory
+    )
     named = lambda name: memory[index.NAMES.index(name)]  # noqa: E731
     for status in ("200", "200", "302", "404", "500"):
         served.get("/" + status)

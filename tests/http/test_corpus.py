@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 
+import http_helpers as helpers
 import pytest
+from http_corpus import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import http_helpers as helpers
-from http_corpus import CASES
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,11 @@ def test_h8_any_sequence_is_read_the_same_however_it_is_cut(recorded, cases, ran
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([case for case in CASES if len(case.data) < 400]),
-    st.lists(st.tuples(st.floats(0, 1), st.sampled_from("insert delete replace double".split()), st.integers(0, 255)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.floats(0, 1), st.sampled_from(["insert", "delete", "replace", "double"]), st.integers(0, 255)),
+        min_size=1,
+        max_size=3,
+    ),
     st.floats(0, 1),
 )
 def test_h8_mutated_messages_are_read_the_same_however_they_are_cut(recorded, case, changes, cut):

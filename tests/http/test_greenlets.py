@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-import http_helpers as helpers
 import time
 
 import gevent
 import gevent.local
 import gevent.lock
+import http_helpers as helpers
 import pytest
 
 TEXT = [("Content-Type", "text/plain")]
@@ -84,7 +84,9 @@ def leak_lock_waiter():
     gevent.get_hub().loop.run_callback(event.set)
 
 
-@pytest.mark.parametrize("leak", [leak_timeout, leak_kill, leak_local, leak_context, leak_attribute, leak_switch, leak_lock_waiter])
+@pytest.mark.parametrize(
+    "leak", [leak_timeout, leak_kill, leak_local, leak_context, leak_attribute, leak_switch, leak_lock_waiter]
+)
 @pytest.mark.parametrize("blocks", [False, True])
 def test_h7_nothing_reaches_the_next_request(serve, connect, capsys, leak, blocks):
     def work(environ):

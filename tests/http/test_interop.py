@@ -1,8 +1,8 @@
+# ruff: noqa: E501
 """Frameworks served, clients used, proxies in front, and attacks beside honest clients. Real processes throughout."""
 
 from __future__ import annotations
 
-import http_helpers as helpers
 import json
 import os
 import shutil
@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import http_helpers as helpers
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -25,7 +26,10 @@ class Process:
     def __init__(self, name, *arguments, env=None):
         environ = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "http_served.py"), name, *arguments], stdout=subprocess.PIPE, text=True, env=environ
+            [sys.executable, str(HERE / "http_served.py"), name, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
         )
         line = self.process.stdout.readline()
         assert line, f"{name} did not start"
@@ -72,10 +76,22 @@ def test_frameworks(process, name, patched):
     (answer,) = raw(port, b"GET /hello/caf%C3%A9?x=1%2B1 HTTP/1.1\r\n" + head + b"\r\n")
     assert (answer.status, answer.body.decode()) == (200, "hello caf\xe9 1+1")
     form = b"a=1&b=two+words"
-    (answer,) = raw(port, b"POST /form HTTP/1.1\r\n" + head + b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n" % len(form) + form)
+    (answer,) = raw(
+        port,
+        b"POST /form HTTP/1.1\r\n"
+        + head
+        + b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n" % len(form)
+        + form,
+    )
     assert answer.body == b"1 two words"
     body = os.urandom(300_000)
-    (answer,) = raw(port, b"POST /echo HTTP/1.1\r\n" + head + b"Content-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    (answer,) = raw(
+        port,
+        b"POST /echo HTTP/1.1\r\n"
+        + head
+        + b"Content-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
+        + body,
+    )
     assert answer.body == body
     (answer,) = raw(port, b"GET /stream HTTP/1.1\r\n" + head + b"\r\n")
     assert answer.body == b"".join(b"line %d\n" % number for number in range(5)) and answer.whole
@@ -149,7 +165,22 @@ def test_httpbin_with_curl(process, tmp_path):
     (tmp_path / "upload").write_bytes(b"y" * 3_000_000)
     # curl sends Expect: 100-continue with this
     assert len(json.loads(curl("-T", str(tmp_path / "upload"), f"{url}/put"))["data"]) == 3_000_000
-    assert len(json.loads(curl("-H", "Transfer-Encoding: chunked", "-H", "Content-Type: text/plain", "--data-binary", f"@{tmp_path}/upload", f"{url}/post"))["data"]) == 3_000_000
+    assert (
+        len(
+            json.loads(
+                curl(
+                    "-H",
+                    "Transfer-Encoding: chunked",
+                    "-H",
+                    "Content-Type: text/plain",
+                    "--data-binary",
+                    f"@{tmp_path}/upload",
+                    f"{url}/post",
+                )
+            )["data"]
+        )
+        == 3_000_000
+    )
     assert curl("--http1.0", f"{url}/robots.txt").startswith(b"User-agent")
     assert curl("-I", f"{url}/get").startswith(b"HTTP/1.1 200")
     assert curl(f"{url}/get", f"{url}/get", "-o", "/dev/null", "-o", "/dev/null", "-w", "%{num_connects} ") == b"1 0 "
@@ -230,7 +261,11 @@ def through(port):
     body = os.urandom(200_000)
     (answer,) = asked(port, b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     assert answer.body == body
-    (answer,) = asked(port, b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    (answer,) = asked(
+        port,
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+    )
     assert answer.body == body
     (answer,) = asked(port, b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
     assert answer.body == b"x" * 500
@@ -300,7 +335,20 @@ def test_h10_attack_beside_an_honest_client(process, attack):
     """A thousand connections of each kind; the honest client waits no longer than 100 ms for any of its answers."""
     server = process("attacked")
     path = "/big" if attack == "slow read" else "/"
-    command = ["slowhttptest", *ATTACKS[attack], "-c", "1000", "-r", "500", "-l", "6", "-p", "3", "-u", server.url + path]
+    command = [
+        "slowhttptest",
+        *ATTACKS[attack],
+        "-c",
+        "1000",
+        "-r",
+        "500",
+        "-l",
+        "6",
+        "-p",
+        "3",
+        "-u",
+        server.url + path,
+    ]
     attacker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     waits, most = [], 0
     try:
@@ -316,7 +364,9 @@ def test_h10_attack_beside_an_honest_client(process, attack):
         attacker.terminate()
         attacker.wait(10)
     waits.sort()
-    print(f"{attack}: {most} connections, {len(waits)} answers, worst {waits[-1] * 1000:.1f} ms, median {waits[len(waits) // 2] * 1000:.1f} ms")
+    print(
+        f"{attack}: {most} connections, {len(waits)} answers, worst {waits[-1] * 1000:.1f} ms, median {waits[len(waits) // 2] * 1000:.1f} ms"
+    )
     assert most > 500 and len(waits) > 100
     # the worst but for what another program on the machine may have caused
     assert waits[int(len(waits) * 0.99)] < 0.1

@@ -1,14 +1,15 @@
+# ruff: noqa: E501
 """H12: the access log, X-Forwarded-* and the PROXY protocol."""
 
 from __future__ import annotations
 
-import http_helpers as helpers
 import json
 import os
 import re
 import struct
 
 import gevent
+import http_helpers as helpers
 import pytest
 
 from cluster.errors import ConfigurationError
@@ -38,8 +39,15 @@ def logged(serve, format, *requests, app=who, **options):
 
 
 def test_h12_combined_format(serve):
-    (line,) = logged(serve, COMBINED, b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: me\r\nAuthorization: Basic am9lOng=\r\n\r\n")
-    assert re.fullmatch(r'127\.0\.0\.1 - joe \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a\?b HTTP/1\.1" 200 \d+ "http://r/" "me"', line)
+    (line,) = logged(
+        serve,
+        COMBINED,
+        b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: me\r\nAuthorization: Basic am9lOng=\r\n\r\n",
+    )
+    assert re.fullmatch(
+        r'127\.0\.0\.1 - joe \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a\?b HTTP/1\.1" 200 \d+ "http://r/" "me"',
+        line,
+    )
 
 
 def test_h12_all_atoms(serve):
@@ -47,7 +55,9 @@ def test_h12_all_atoms(serve):
                      b"GET /%20?b HTTP/1.1\r\nHost: x\r\nX-In: in\r\n\r\n")  # fmt: skip
     fields = line.split("|")
     assert fields[:5] == ["GET", "/ ", "b", "HTTP/1.1", "200"] and int(fields[5]) > 10 and fields[6] == "0"
-    assert float(fields[9]) < 1 and fields[10] == f"<{os.getpid()}>" and fields[11:] == ["in", "own", "http", "-", "100%"]
+    assert (
+        float(fields[9]) < 1 and fields[10] == f"<{os.getpid()}>" and fields[11:] == ["in", "own", "http", "-", "100%"]
+    )
     with pytest.raises(ConfigurationError):
         AccessLog(print, "%(zz)s")
 
@@ -123,7 +133,11 @@ def test_h12_forwarded_for(serve, value, expected):
 def test_h12_forwarded_proto_and_host(serve):
     seen = forwarded(serve, ["127.0.0.1"], "X-Forwarded-Proto: https", "X-Forwarded-Host: a, public.example:8443")
     assert seen["wsgi.url_scheme"] == "https" and seen["HTTPS"] == "on"
-    assert (seen["HTTP_HOST"], seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("public.example:8443", "public.example", "8443")
+    assert (seen["HTTP_HOST"], seen["SERVER_NAME"], seen["SERVER_PORT"]) == (
+        "public.example:8443",
+        "public.example",
+        "8443",
+    )
     seen = forwarded(serve, ["127.0.0.1"], "X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b")
     assert seen["wsgi.url_scheme"] == "http" and seen["HTTP_HOST"] == "test"
 
@@ -149,7 +163,10 @@ ADDRESSES = bytes([1, 2, 3, 4, 5, 6, 7, 8]) + struct.pack("!HH", 1234, 80)
         (b"PROXY UNKNOWN ff::1 ff::2 1 2\r\n", ("127.0.0.1", None)),
         (V2 + b"\x21\x11" + struct.pack("!H", 12) + ADDRESSES, ("1.2.3.4", "1234")),
         (V2 + b"\x21\x11" + struct.pack("!H", 17) + ADDRESSES + b"\x04\0\x02xx", ("1.2.3.4", "1234")),
-        (V2 + b"\x21\x21" + struct.pack("!H", 36) + bytes(15) + b"\1" + bytes(16) + struct.pack("!HH", 9, 80), ("::1", "9")),
+        (
+            V2 + b"\x21\x21" + struct.pack("!H", 36) + bytes(15) + b"\1" + bytes(16) + struct.pack("!HH", 9, 80),
+            ("::1", "9"),
+        ),
         (V2 + b"\x20\x00\0\0", ("127.0.0.1", None)),
     ],
 )

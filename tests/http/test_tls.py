@@ -1,14 +1,15 @@
+# ruff: noqa: E501
 """H13: TLS as an option of a listener, several names, and certificates replaced while it runs."""
 
 from __future__ import annotations
 
-import http_helpers as helpers
 import shutil
 import ssl
 import subprocess
 from pathlib import Path
 
 import gevent
+import http_helpers as helpers
 import pytest
 from gevent import socket as gsocket
 from gevent.ssl import SSLContext
@@ -99,7 +100,9 @@ def test_h13_plain_and_tls_side_by_side(serve, certificates):
 
 
 def test_h13_names(serve, certificates):
-    served = serve(app, binding={"tls": own.context(*certificates["one.test"], names={"two.test": certificates["two.test"]})})
+    served = serve(
+        app, binding={"tls": own.context(*certificates["one.test"], names={"two.test": certificates["two.test"]})}
+    )
     for name in ("one.test", "two.test"):
         with client(served, name, trusted=certificates[name][0]) as sock:
             assert get(sock).status == 200
@@ -151,7 +154,13 @@ def test_h13_replaced_while_under_load(serve, certificates):
 
 
 def test_h13_configuration_that_cannot_be(serve, certificates, tmp_path):
-    for wrong in [("/no/such", "/file"), (certificates["one.test"][0], certificates["two.test"][1]), (b"junk", b"junk"), 5, "path"]:
+    for wrong in [
+        ("/no/such", "/file"),
+        (certificates["one.test"][0], certificates["two.test"][1]),
+        (b"junk", b"junk"),
+        5,
+        "path",
+    ]:
         with pytest.raises(ConfigurationError):
             own.as_context(wrong)
     with pytest.raises(ValueError):

@@ -1,9 +1,9 @@
+# ruff: noqa: E501
 """H3, H4, H6: what an application sees, and what becomes of what it answers. Run under `wsgiref.validate`."""
 
 from __future__ import annotations
 
 import gc
-import http_helpers as helpers
 import io
 import os
 import socket
@@ -11,6 +11,7 @@ import sys
 import wsgiref.validate
 
 import gevent
+import http_helpers as helpers
 import pytest
 
 TEXT = [("Content-Type", "text/plain")]
@@ -457,7 +458,9 @@ def test_h4_expect_continue_is_answered_when_the_body_is_read(serve, connect):
 def test_h4_expect_continue_that_is_never_asked_for_closes(serve):
     """The client may or may not send the body after this answer, so nothing that follows can be read."""
     served = serve(answering("403 No", TEXT, [b"no"]))
-    data = served.talk(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", half_close=False)
+    data = served.talk(
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", half_close=False
+    )
     assert data.startswith(b"HTTP/1.1 403") and b"Connection: close" in data and b"100 Continue" not in data
 
 
@@ -479,7 +482,25 @@ def test_h6_bad_headers(serve, header):
     assert len(served.errors) == 1
 
 
-@pytest.mark.parametrize("status", ["200 OK\r\nX: y", "200\nOK", "20 OK", "OK", "", "2000 OK", "200OK", 200, None, b"200 OK", "600 No", "099 No", "200 \0", "\u0662\u0660\u0660 OK"])
+@pytest.mark.parametrize(
+    "status",
+    [
+        "200 OK\r\nX: y",
+        "200\nOK",
+        "20 OK",
+        "OK",
+        "",
+        "2000 OK",
+        "200OK",
+        200,
+        None,
+        b"200 OK",
+        "600 No",
+        "099 No",
+        "200 \0",
+        "\u0662\u0660\u0660 OK",
+    ],
+)
 def test_h6_bad_status(serve, status):
     served = serve(answering(status))
     assert served.get().status == 500
