@@ -13,4 +13,14 @@ from cluster.http.errors import BodyError, ClientGone, WriteStalled
 from cluster.http.limits import UNLIMITED, Limits, Timeouts
 from cluster.http.server import HTTPServer
 
-__all__ = ["UNLIMITED", "AccessLog", "Binding", "BodyError", "ClientGone", "HTTPServer", "Limits", "Timeouts", "WriteStalled"]
+__all__ = [
+    "UNLIMITED",
+    "AccessLog",
+    "Binding",
+    "BodyError",
+    "ClientGone",
+    "HTTPServer",
+    "Limits",
+    "Timeouts",
+    "WriteStalled",
+]

@@ -164,8 +164,8 @@ class AccessLog:
     :param format: gunicorn's atoms, or ``json``
 
     Lines wait up to 0.2 s for others and leave in one write to a file opened for appending, so that those of
-    several processes do not mix. Raises `ConfigurationError` for a format that cannot be, OSError for a file that cannot be
-    opened.
+    several processes do not mix. Raises `ConfigurationError` for a format that cannot be, OSError for a file that
+    cannot be opened.
     """
 
     def __init__(self, target: str | Callable[[bytes], object] = "-", format: str = COMBINED) -> None:

@@ -1,14 +1,14 @@
 """One connection: a state machine that the read watcher, the deadlines and the end of an exchange move along.
 
-Everything here runs in the hub and must not block, but for what it inherits from `Wire`, which the application's greenlet calls.
-Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
+Everything here runs in the hub and must not block, but for what it inherits from `Wire`, which the application's
+greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
 
     IDLE      between requests, or before the first: holds no greenlet, and no parser
     HEAD      part of a head has come
     COLLECT   a small body is on its way; the application is not called yet
     RUNNING   the application runs; what comes belongs to its streamed body, or waits as the next request
     UNREAD    answered, while the rest of the body is read away
-    LINGER    answered and shut for writing; what comes is thrown away, so that no reset takes the answer from the client
+    LINGER    answered and shut for writing; what comes is thrown away, so that no reset overtakes the answer
     CLOSED
 """
 

@@ -176,6 +176,6 @@ if __name__ == "__main__":
     seconds, seed = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
     try:
         print(fuzz(seconds, seed, lambda tried: print(f"{tried} messages", flush=True)), "messages, no finding")
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the end of a script
         traceback.print_exc()
         sys.exit(1)

@@ -187,7 +187,7 @@ class Recorder:
                 "headers": {
                     key: value
                     for key, value in environ.items()
-                    if key.startswith("HTTP_") or key.startswith("CONTENT_")
+                    if key.startswith(("HTTP_", "CONTENT_"))
                 },
                 "body": body,
             }

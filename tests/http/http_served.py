@@ -11,13 +11,13 @@ if os.environ.get("PATCHED"):
 
     monkey.patch_all()
 
-import json
-import resource
-import signal
-import socket
-import tempfile
+import json  # noqa: E402
+import resource  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
+import tempfile  # noqa: E402
 
-from cluster.http import HTTPServer, Limits, Timeouts
+from cluster.http import HTTPServer, Limits, Timeouts  # noqa: E402
 
 LINES = [b"line %d\n" % number for number in range(5)]
 
@@ -138,7 +138,7 @@ def large(environ, start_response):
             total += len(piece)
         return [str(total).encode()]
     if path == "/file":
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the server closes it
         file.truncate(1 << 30)
         file.seek(0)
         return environ["wsgi.file_wrapper"](file)
@@ -163,7 +163,7 @@ def hello(environ, start_response):
 def main():
     global SERVER
     name = sys.argv[1]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000) if hard > 0 else 20000, hard))
     app = {"echo-proxied": echo, "echo": echo, "attacked": attacked, "idle": hello, "echo1": large}.get(
         name
