@@ -118,7 +118,7 @@ class HeadParser:
         except httptools.HttpParserError as error:
             self.renew()
             cause = error.__context__
-            raise (cause if isinstance(cause, Refused) else self._fault(head)) from None
+            raise self._fault(head, cause if isinstance(cause, Refused) else None) from None
         if not self._complete:
             self.renew()
             raise self._fault(head)
@@ -203,8 +203,9 @@ class HeadParser:
             return "/"
         return "/" + path if path.startswith("?") else path
 
-    def _fault(self, head: bytes) -> Refused:
-        return grammar.first_fault(head, self._limits)[0] or Refused(400, "malformed request")
+    def _fault(self, head: bytes, otherwise: Refused | None = None) -> Refused:
+        """What to answer: the first fault by its place, as it would be had the head come byte by byte."""
+        return grammar.first_fault(head, self._limits)[0] or otherwise or Refused(400, "malformed request")
 
 
 def _tokens(value: str) -> list[str]:

@@ -374,6 +374,7 @@ good(
     {"method": "GET"},
 )
 bad("101 fields", b"GET / HTTP/1.1\r\n" + H + b"".join(b"A%d: b\r\n" % number for number in range(100)) + b"\r\n", 431)
+bad("101 fields, two hosts", G + H + b"A: b\r\n" * 100 + b"\r\n", 431)
 bad("101 equal fields", b"GET / HTTP/1.1\r\n" + H + b"A: b\r\n" * 100 + b"\r\n", 431)
 bad("too large head", G + b"".join(b"A%d: %s\r\n" % (number, b"b" * 7000) for number in range(10)) + b"\r\n", 431)
 bad("too large head, unfinished", G + b"".join(b"A%d: %s\r\n" % (number, b"b" * 7000) for number in range(10)), 431)
