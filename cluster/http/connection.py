@@ -114,7 +114,7 @@ class Connection(Wire):
         if engine.proxies is not None:
             engine.proxies.apply(environ)
         self.deadline = UNLIMITED
-        if parser.length or parser.chunked:
+        if parser.body and (parser.length or parser.chunked):
             self._on_body(environ, data[end:])
             return
         if end == size:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _STATUSES = response.STATUSES
 _FIELDS = response.FIELDS
-_BUCKETS = index.BUCKETS - 1
+#: the index of the histogram's counter by duration in microseconds, for those that are short
+_BUCKET = [index.LATENCY + index.bucket(microseconds / 1e6 + 1e-9) for microseconds in range(2048)]
+_SHORT = len(_BUCKET)
 #: up to this size a body is copied behind its head to leave in one segment; copying more costs more than a second send
 _JOINED = 65536
 
@@ -97,8 +99,10 @@ class Exchange:
         if self.code:
             counters[index.RESPONSES + self.code // 100] += 1
         microseconds = int((now - self.started) * 1e6)
-        number = (microseconds * microseconds).bit_length()  # as counters.bucket(), without the call
-        counters[index.LATENCY + (number if number < _BUCKETS else _BUCKETS)] += 1
+        if microseconds < _SHORT:
+            counters[_BUCKET[microseconds]] += 1
+        else:
+            counters[index.LATENCY + index.bucket(now - self.started)] += 1
         if self.token is not None and engine.in_flight is not None:
             engine.in_flight.end(self.token)
         if engine.access_log is not None:
@@ -264,9 +268,9 @@ class Exchange:
             # the application may have swallowed it; half a body must not be answered as a whole one
             raise body.fault
         try:
-            code, text = _STATUSES[status]
+            code, text, bodiless = _STATUSES[status]
         except (KeyError, TypeError):
-            code, text = response.status_line(status)
+            code, text, bodiless = response.status_line(status)
         declared = None
         dated = False
         close = not self.keep_alive
@@ -294,7 +298,7 @@ class Exchange:
                 response.check_value(value)
             text += name + ": " + value + "\r\n"
 
-        if code < 200 or code == 204 or code == 304:
+        if bodiless:
             self.bodiless = True
             # a 304 may tell the length that the body would have had
             if declared is not None and code == 304:

@@ -49,12 +49,12 @@ class Pool:
         idle = self._idle
         while idle:
             waiting = idle.pop()
+            # A dead one has a reference less, as its frame is gone.
             # Looked at here and not when it went idle, as then whoever resumed it last still had it in his hand.
             if (
                 getrefcount(waiting) == self._references
                 and not getweakrefcount(waiting)
                 and not waiting.__dict__
-                and not waiting.dead
             ):
                 waiting.switch(task)
                 return

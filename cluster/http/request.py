@@ -31,7 +31,7 @@ class HeadParser:
 
     __slots__ = (
         "_complete", "_environ", "_feed", "_limits", "_merged", "_most", "_short",
-        "chunked", "continues", "head_only", "keep_alive", "length", "old", "unusual",
+        "body", "chunked", "continues", "head_only", "keep_alive", "length", "old", "unusual",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -42,6 +42,8 @@ class HeadParser:
         self._merged = 0  # fields that did not become keys of their own
         self._environ: Environ = {}
         self._complete = False
+        #: the request has a Content-Length or a Transfer-Encoding; the next three are of use only then
+        self.body = False
         #: size of the body in bytes by Content-Length, 0 without one
         self.length = 0
         #: whether the body comes in chunks
@@ -125,12 +127,14 @@ class HeadParser:
         if len(environ) - others + self._merged > self._most:
             raise self._fault(head)
 
-        if "HTTP_HOST" in environ:
+        try:
             host = environ["HTTP_HOST"]
+        except KeyError:
+            if minor == b"1":
+                raise Refused(400, "missing Host") from None
+        else:
             if _PLAIN_HOST(host) is None and _HOST(host) is None:
                 raise Refused(400, "malformed Host")
-        elif minor == b"1":
-            raise Refused(400, "missing Host")
         uri = target.decode("latin-1")
         environ["REQUEST_URI"] = uri
         if uri[0] != "/":
@@ -147,15 +151,17 @@ class HeadParser:
             self.head_only, self.old = method == b"HEAD", minor == b"0"
         if minor == b"1":
             self.keep_alive = True
-            if "HTTP_CONNECTION" in environ and environ["HTTP_CONNECTION"] != "keep-alive":
+            if environ.get("HTTP_CONNECTION", "keep-alive") != "keep-alive":
                 self.keep_alive = "close" not in _tokens(environ["HTTP_CONNECTION"])
         else:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
             self.keep_alive = "HTTP_CONNECTION" in environ and "keep-alive" in _tokens(environ["HTTP_CONNECTION"])
             self.renew()  # llhttp may take the connection for closed
-        self.length = 0
-        self.chunked = self.continues = False
+        if self.body:
+            self.body = self.chunked = self.continues = False
+            self.length = 0
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            self.body = True
             self._body(environ, minor)
         if "HTTP_EXPECT" in environ:
             if environ["HTTP_EXPECT"].lower() != "100-continue":
