@@ -176,10 +176,12 @@ class HeadParser:
         if "HTTP_TRANSFER_ENCODING" in environ:
             if minor == b"0":
                 raise Refused(400, "Transfer-Encoding in HTTP/1.0")
-            codings = _tokens(environ["HTTP_TRANSFER_ENCODING"])
-            if codings != ["chunked"]:
-                last = codings[-1:] == ["chunked"] and codings.count("chunked") == 1
-                raise Refused(501 if last else 400, "unknown transfer coding")
+            coding = environ["HTTP_TRANSFER_ENCODING"].lower()
+            if coding != "chunked":
+                # the exact word, although a list may have empty places: not every reader of lists skips them
+                codings = [part.strip(" \t") for part in coding.split(",")]
+                known = codings[-1] == "chunked" and codings.count("chunked") == 1 and "" not in codings
+                raise Refused(501 if known else 400, "unknown transfer coding")
             if "CONTENT_LENGTH" in environ:
                 raise Refused(400, "Content-Length with Transfer-Encoding")
             self.chunked = True

@@ -295,6 +295,8 @@ for name, value, status in [
     ("quoted", b'"chunked"', 400),
     ("empty coding", b"", 400),
     ("vertical tab", b"\x0bchunked", 400),
+    ("comma first", b", chunked", 400),
+    ("comma last", b"chunked,", 400),
     ("only a comma", b",", 400),
     ("identity, chunked", b"identity, chunked", 501),
     ("with a space in it", b"chun ked", 400),
