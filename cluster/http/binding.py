@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 class Binding:
     """Made by `HTTPServer.add_listener`; given back to `HTTPServer.accepted` with each connection."""
 
-    __slots__ = ("environ", "family", "has_port", "listener", "proxy_protocol", "tls", "type")
+    __slots__ = ("accept", "environ", "family", "has_port", "listener", "proxy_protocol", "tls", "type")
 
     def __init__(
         self, listener: Any, tls: ssl.SSLContext | None, proxy_protocol: Networks | None, environ: Environ
     ) -> None:
         self.listener = listener
+        #: descriptor and peer of the next connection, without a socket object over it; gevent's class wraps another
+        self.accept = getattr(listener, "_sock", listener)._accept
         self.family = int(listener.family)
         self.type = int(socket.SOCK_STREAM)
         self.has_port = listener.family in (socket.AF_INET, socket.AF_INET6)

@@ -68,10 +68,14 @@ class Connection(Wire):
             self._on_eof()
             return
         self.engine.counters[index.BYTES_RECEIVED] += len(data)
-        if self.state == IDLE and not self.buffer:
-            self._on_head(data)
-        else:
-            self.received(data)
+        try:
+            if self.state == IDLE and not self.buffer:
+                self._on_head(data)
+            else:
+                self.received(data)
+        except Exception:  # noqa: BLE001 - a fault of ours must cost this connection only
+            self.engine.report(None)
+            self.close()
 
     def received(self, data: bytes) -> None:
         state = self.state

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import _socket
-import os
 from collections.abc import Iterable, MutableSequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from gevent.event import Event
@@ -146,12 +146,17 @@ class HTTPServer:
             if binding.proxy_protocol is not None and peer in binding.proxy_protocol:
                 Preface(self._engine, connected, partial(self._introduced, binding, peer, port))
             elif binding.tls is not None:
-                TLSConnection(self._engine, binding, _tls.Transport(connected, binding.tls), peer, port)
+                self._begin(TLSConnection(self._engine, binding, _tls.Transport(connected, binding.tls), peer, port))
             else:
-                Connection(self._engine, binding, connected, peer, port)
+                self._begin(Connection(self._engine, binding, connected, peer, port))
         except Exception:  # noqa: BLE001 - an acceptor must survive whatever one connection does
             connected.close()
             self._engine.report(None)
+
+    def _begin(self, connection: Connection) -> None:
+        if self._engine.ending:
+            # it was waiting in the backlog, most likely with its request sent
+            connection.deadline = monotonic() + self.limits.timeouts.linger
 
     def _introduced(
         self, binding: Binding, peer: str, port: str, sock: Any, client: tuple[str, str] | None, rest: bytes
@@ -192,7 +197,7 @@ class HTTPServer:
             self._pause()  # they wait in the backlog, where another process may take them
             return
         try:
-            descriptor, address = _accept(binding.listener)
+            descriptor, address = binding.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError:
@@ -277,18 +282,3 @@ class HTTPServer:
             self._all_closed.set()
         if self._accepting and not self._watchers and self._retry is None:
             self._unpause()
-
-
-def _accept(listener: Any) -> tuple[int, Any]:
-    """Accept on a non-blocking listener of any class; returns the descriptor and the peer."""
-    accept = getattr(listener, "_accept", None)
-    if accept is not None:
-        descriptor, address = accept()
-        return descriptor, address
-    inner = _socket.socket(listener.family, listener.type, 0, os.dup(listener.fileno()))
-    try:
-        return inner._accept()  # type: ignore[attr-defined,no-any-return]
-    finally:
-        inner.close()
-
-
