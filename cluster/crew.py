@@ -195,7 +195,6 @@ class Crew:
         if not worker.retiring:
             worker.go(WorkerState.RETIRING)
             self.scoreboard.serving[worker.row] = 0  # one that is stuck must not count in the mean of the others
-            self.scoreboard.load[worker.row] = 0
         elif number not in (signal.SIGKILL, *_AT_ONCE):
             return  # it is draining already
         for timer in worker.timers:

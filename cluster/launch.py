@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import host, importer, restart, servers, signals
+from . import certificates, host, importer, restart, servers, signals
 from .crew import ForkedChild
 from .errors import BindError
 from .importer import Target
@@ -41,8 +41,14 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if target is not None and master.options["preload"]:
         server = importer.load(target, master.base)
         classify(server)
+    named_tls = {listener.key: listener.options["tls"] for listener in listeners if listener.options.get("tls")}
+    for listener in listeners:
+        if listener.key in named_tls:
+            material = certificates.load(named_tls[listener.key], master.base)
+            listener.options = {**listener.options, "tls": material}
     if listeners:
-        servers.prepare(server if target is None or master.options["preload"] else None)
+        known = target is None or master.options["preload"]
+        servers.prepare(server if known else None, master.options, listeners)
     if master.options["preload"]:
         gc.collect()
     try:
@@ -61,6 +67,8 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         callback=callback,
         predecessor=predecessor,
         taken=taken,
+        tls=named_tls,
+        base=master.base,
         same_code=_same_code(master, server),
     )
     orders = runtime.Orders(

@@ -16,7 +16,7 @@ import gevent
 import gevent.event
 import gevent.hub
 
-from .. import importer, servers
+from .. import certificates, importer, servers
 from ..channel import Channel, Message
 from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
@@ -87,6 +87,7 @@ class Worker:
         self._in_job = False
         self._exit_code = 0
         self._said_ready = False
+        self._adapter: servers.Adapter | None = None
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -179,9 +180,10 @@ class Worker:
         if not self.listeners:
             raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
-            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report
+            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
+            self.options, self._orders.base,
         )
-        adapter = servers.adapt(server, context)
+        adapter = self._adapter = servers.adapt(server, context)
         adapter.start()
         self._serving()
         self._stop.wait()
@@ -360,6 +362,10 @@ class Worker:
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):
             gevent.spawn(self._emitter.dispatch, message["name"], *message.get("args", ()))
+        elif self._adapter is not None and message["t"] == "reopen logs":
+            self._adapter.reopen_logs()
+        elif self._adapter is not None and message["t"] == "tls":
+            self._adapter.set_tls(message["listener"], certificates.from_text(message["material"]))
 
 
 def become(seat: Any, orders: Orders) -> Worker:
