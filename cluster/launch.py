@@ -69,6 +69,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         taken=taken,
         tls=named_tls,
         base=master.base,
+        usable_tls=servers.check_tls,
         same_code=_same_code(master, server),
     )
     orders = runtime.Orders(

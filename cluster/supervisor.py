@@ -14,18 +14,19 @@ from typing import Any, NamedTuple
 
 import gevent
 
-from . import certificates, host, servers
+from . import host
 from .announcer import Announcer
 from .calls import Calls
 from .channel import Message
 from .complaints import Complaints
 from .crew import Crew, ForkedChild
-from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, ChannelError, ConfigurationError, WouldBlock
+from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, ChannelError, WouldBlock
 from .events import Emitter
 from .inbox import Inbox, Timer
 from .listeners import Listeners
 from .notify import notify
 from .reloading import Reload
+from .renewal import Renewal
 from .restart import Predecessor, Replacement
 from .results import Result
 from .signals import Watchers, name
@@ -51,6 +52,8 @@ class Plan(NamedTuple):
     tls: dict[str, Any]
     #: directory that those paths are taken against
     base: str
+    #: raises for certificates that cannot be used
+    usable_tls: Callable[[Any], None]
     #: why reload() cannot bring new code, or None when it can
     same_code: str | None
 
@@ -165,9 +168,8 @@ class Supervisor:
             )
         if self._plan.predecessor is not None:
             self._plan.predecessor.watch(self.crew.scoreboard.add)
-        if self._plan.tls:
-            before = {key: certificates.stamp(tls, self._plan.base) for key, tls in self._plan.tls.items()}
-            self._inbox.later(certificates.LOOK, self._look_at_certificates, before)
+        plan = self._plan
+        Renewal(self._inbox, self.crew, plan.listeners, self._complaints, plan.tls, plan.base, plan.usable_tls)
         self._say_and_hold("start", (), self._fork_first)
 
     def _fork_first(self) -> None:
@@ -312,27 +314,6 @@ class Supervisor:
         for worker in self.crew.members.values():
             self.crew.send(worker, {"t": "reopen logs"})
         result.succeed()
-
-    def _look_at_certificates(self, before: dict[str, Any]) -> None:
-        """Hand changed certificates to the workers; those that cannot be used are told once and left aside."""
-        for index, listener in enumerate(self._plan.listeners):
-            option = self._plan.tls.get(listener.key)
-            if option is None:
-                continue
-            now = certificates.stamp(option, self._plan.base)
-            if now == before.get(listener.key) or None in now:
-                continue
-            before[listener.key] = now
-            try:
-                material = certificates.load(option, self._plan.base)
-                servers.check_tls(material)
-            except ConfigurationError as error:
-                self._complaints.say(f"{listener}: {error}; the old certificate stays")
-                continue
-            listener.options = {**listener.options, "tls": material}
-            for worker in self.crew.members.values():
-                self.crew.send(worker, {"t": "tls", "listener": index, "material": certificates.to_text(material)})
-        self._inbox.later(certificates.LOOK, self._look_at_certificates, before)
 
     # -- new workers
 

@@ -7,11 +7,11 @@ It needs nothing of the rest of the package and can be used by itself::
     HTTPServer(listener, app, limits=Limits(max_body=10_000_000)).serve_forever()
 """
 
-from cluster.http.access_log import AccessLog
-from cluster.http.binding import Binding
-from cluster.http.errors import BodyError, ClientGone, WriteStalled
-from cluster.http.limits import UNLIMITED, Limits, Timeouts
-from cluster.http.server import HTTPServer
+from .access_log import AccessLog
+from .binding import Binding
+from .errors import BodyError, ClientGone, WriteStalled
+from .limits import UNLIMITED, Limits, Timeouts
+from .server import HTTPServer
 
 __all__ = [
     "UNLIMITED",

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.hub import get_hub
 
-from cluster.errors import ConfigurationError
-from cluster.http.errors import Refused
-from cluster.http.request import Environ
+from ..errors import ConfigurationError
+from .errors import Refused
+from .request import Environ
 
 if TYPE_CHECKING:
-    from cluster.http.connection import Connection
-    from cluster.http.exchange import Exchange
+    from .connection import Connection
+    from .exchange import Exchange
 
 #: the combined format
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'

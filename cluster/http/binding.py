@@ -6,13 +6,13 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster.http.files import FileWrapper
-from cluster.http.request import Environ
+from .files import FileWrapper
+from .request import Environ
 
 if TYPE_CHECKING:
     import ssl
 
-    from cluster.http.proxies import Networks
+    from .proxies import Networks
 
 
 class Binding:

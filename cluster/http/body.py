@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster.http import grammar
-from cluster.http.errors import BodyError, Refused
-from cluster.http.limits import Limits
+from . import grammar
+from .errors import BodyError, Refused
+from .limits import Limits
 
 
 class LengthReader:

@@ -18,19 +18,19 @@ import io
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from cluster.http import counters as index
-from cluster.http import response
-from cluster.http.body import ChunkReader, LengthReader, Reader, StreamedBody, body_error
-from cluster.http.errors import BodyError, ClientGone, Refused, WriteStalled
-from cluster.http.exchange import Exchange
-from cluster.http.grammar import first_fault
-from cluster.http.limits import UNLIMITED
-from cluster.http.request import Environ
-from cluster.http.wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD, Wire
+from . import counters as index
+from . import response
+from .body import ChunkReader, LengthReader, Reader, StreamedBody, body_error
+from .errors import BodyError, ClientGone, Refused, WriteStalled
+from .exchange import Exchange
+from .grammar import first_fault
+from .limits import UNLIMITED
+from .request import Environ
+from .wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD, Wire
 
 if TYPE_CHECKING:
-    from cluster.http.binding import Binding
-    from cluster.http.engine import Engine
+    from .binding import Binding
+    from .engine import Engine
 
 #: between requests; a larger buffer makes the allocator tidy up after each (measured: 2 % of a request)
 _RECEIVE_HEAD = 16384

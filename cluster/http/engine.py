@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent.hub import get_hub
 
-from cluster.http import counters as index
-from cluster.http.body import EmptyBody
-from cluster.http.limits import Limits
-from cluster.http.pool import Pool
-from cluster.http.request import Environ, HeadParser
-from cluster.http.response import Clock
+from . import counters as index
+from .body import EmptyBody
+from .limits import Limits
+from .pool import Pool
+from .request import Environ, HeadParser
+from .response import Clock
 
 if TYPE_CHECKING:
-    from cluster.http.access_log import AccessLog
-    from cluster.http.preface import Preface
-    from cluster.http.proxies import TrustedProxies
-    from cluster.http.wire import Wire
+    from .access_log import AccessLog
+    from .preface import Preface
+    from .proxies import TrustedProxies
+    from .wire import Wire
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 OnError = Callable[[ExcInfo, Environ | None], None]

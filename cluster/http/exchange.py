@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
 
-from cluster.http import counters as index
-from cluster.http import response
-from cluster.http.body import StreamedBody
-from cluster.http.errors import BodyError, ClientGone, ResponseError
-from cluster.http.files import FileWrapper
-from cluster.http.request import Environ
+from . import counters as index
+from . import response
+from .body import StreamedBody
+from .errors import BodyError, ClientGone, ResponseError
+from .files import FileWrapper
+from .request import Environ
 
 if TYPE_CHECKING:
-    from cluster.http.connection import Connection
-    from cluster.http.engine import Engine
+    from .connection import Connection
+    from .engine import Engine
 
 _STATUSES = response.STATUSES
 _FIELDS = response.FIELDS

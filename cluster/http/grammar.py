@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from cluster.http.errors import Refused
-from cluster.http.limits import Limits
+from .errors import Refused
+from .limits import Limits
 
 #: methods that the application gets to see, by the bytes in the request line
 METHODS: dict[bytes, str] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from cluster.errors import ConfigurationError
+from ..errors import ConfigurationError
 
 #: a limit or a time-out that is never reached
 UNLIMITED = float("inf")

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from cluster.http.errors import Refused
-from cluster.http.limits import UNLIMITED
-from cluster.http.proxies import proxy_header
+from .errors import Refused
+from .limits import UNLIMITED
+from .proxies import proxy_header
 
 if TYPE_CHECKING:
-    from cluster.http.engine import Engine
+    from .engine import Engine
 
 
 class Preface:

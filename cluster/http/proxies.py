@@ -8,10 +8,10 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from cluster.errors import ConfigurationError
-from cluster.http import grammar
-from cluster.http.errors import Refused
-from cluster.http.request import Environ
+from ..errors import ConfigurationError
+from . import grammar
+from .errors import Refused
+from .request import Environ
 
 _KEPT = 4096
 

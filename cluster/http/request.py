@@ -13,9 +13,9 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from cluster.http import grammar
-from cluster.http.errors import Refused
-from cluster.http.limits import Limits
+from . import grammar
+from .errors import Refused
+from .limits import Limits
 
 Environ = dict[str, Any]
 

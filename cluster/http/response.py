@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
-from cluster.http.errors import Refused, ResponseError
+from .errors import Refused, ResponseError
 
 _STATUS = re.compile(r"[1-5][0-9]{2}(?: [\t -~\x80-\xff]*)?").fullmatch
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch

@@ -10,19 +10,19 @@ from typing import Any
 
 from gevent.event import Event
 
-from cluster.http import counters as index
-from cluster.http import response
-from cluster.http import tls as _tls
-from cluster.http.access_log import AccessLog
-from cluster.http.binding import Binding
-from cluster.http.connection import Connection, TLSConnection
-from cluster.http.engine import Engine, InFlight, OnError, WSGIApplication
-from cluster.http.errors import Refused
-from cluster.http.limits import Limits
-from cluster.http.preface import Preface
-from cluster.http.proxies import TrustedProxies, as_networks
-from cluster.http.request import Environ
-from cluster.http.wire import IDLE
+from . import counters as index
+from . import response
+from . import tls as _tls
+from .access_log import AccessLog
+from .binding import Binding
+from .connection import Connection, TLSConnection
+from .engine import Engine, InFlight, OnError, WSGIApplication
+from .errors import Refused
+from .limits import Limits
+from .preface import Preface
+from .proxies import TrustedProxies, as_networks
+from .request import Environ
+from .wire import IDLE
 
 #: out of descriptors: how long to leave a listener alone, in seconds
 _EXHAUSTED = 0.1

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any, Union
 
-from cluster.errors import ConfigurationError
+from ..errors import ConfigurationError
 
 #: a path, or the PEM text itself
 PEM = Union[str, bytes, "os.PathLike[str]"]

