@@ -98,7 +98,13 @@ class System:
         keep = list(descriptors)
         reader, writer = os.pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        pid = _fork()
+        try:
+            pid = _fork()
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _close(reader)
+            _close(writer)
+            raise
         if pid == 0:
             try:
                 _close(reader)
