@@ -304,9 +304,12 @@ class Crew:
         elif kind == "ready":
             self._became_ready(worker)
         elif kind == "waiting":
-            self._announcer.say("worker waiting", worker, int(message.get("connections", 0)))
+            connections = message.get("connections")
+            if isinstance(connections, int):  # a worker may say anything
+                self._announcer.say("worker waiting", worker, connections)
         elif kind == "exception":
-            error = {key: str(message.get(key, "")) for key in ("type", "message", "text")}
+            given = {key: message.get(key) for key in ("type", "message", "text")}
+            error = {key: value if isinstance(value, str) else "" for key, value in given.items()}
             if message.get("fatal"):
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)

@@ -178,7 +178,7 @@ class Supervisor:
         try:
             if self._plan.callback is not None:
                 self._plan.callback()
-        except Exception as error:  # noqa: BLE001 - the user's; the cluster runs all the same
+        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - the user's; the cluster runs on
             self._complaints.handler_failed("listen", self._plan.callback or repr, error)
 
     def _all_ready(self) -> None:

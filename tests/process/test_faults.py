@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-from ..harness import Workshop, descriptors
+from ..harness import Workshop, descriptors, eventually
 
 #: `refuse("fork")` makes what the master asks of the system fail for as long as a file of that name is there
 REFUSING = dedent("""
@@ -78,3 +78,154 @@ def test_refused_at_a_restart_this_master_serves_on(shop: Workshop, refused: str
     assert server.get() and len(descriptors(server.pid)) == before
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
+
+
+def test_a_child_that_cannot_become_a_worker_harms_nobody(shop: Workshop) -> None:
+    """Whatever fails between the fork and the worker ends that child only, not its brothers."""
+    server = shop.script("""
+        from cluster import system
+        original = system.forget_master
+        def forget():
+            original()
+            if os.path.exists("broken"):
+                raise OSError(24, "Too many open files")
+        system.forget_master = forget
+        trace(cluster("app:app").set(workers=2)).listen(0, "127.0.0.1")
+    """).ready()
+    server.wait_for(r"EVENT \d+ ready")
+    first, second = server.workers()
+    shop.write("broken", "")
+    os.kill(first, signal.SIGKILL)
+    server.wait_for("worker killed", 2)
+    assert second in server.workers()
+    os.unlink(shop.directory / "broken")
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    assert "the supervisor failed" not in server.output
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("error", ["gevent.Timeout(1)", "SystemExit(3)", "ValueError(1)"])
+def test_whatever_a_handler_raises_the_others_are_called(shop: Workshop, error: str) -> None:
+    """A handler's or the callback's gevent.Timeout or SystemExit is a failure of its own, and the end still comes."""
+    server = shop.script(f"""
+        import gevent
+        def fail(*args):
+            raise {error}
+        m = cluster("app:app").set("workers", 1)
+        for event in ("start", "before fork", "worker", "listening", "ready", "closing"):
+            m.on(event, fail)
+        trace(m).listen(0, "127.0.0.1", callback=fail)
+    """).ready()
+    server.wait_for(r"EVENT \d+ ready")
+    server.wait_for("of event 'ready' failed")
+    server.wait_for("of event 'listen' failed")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert server.output.count(" failed\n") == 7
+    server.wait_for(r"EVENT \d+ close")
+
+
+@pytest.mark.parametrize("error", ["gevent.Timeout(1)", "SystemExit(3)"])
+def test_whatever_an_exposed_function_raises_is_answered(shop: Workshop, error: str) -> None:
+    """The worker is told; the master goes on."""
+    server = shop.script(f"""
+        import gevent
+        def fail():
+            raise {error}
+        def work(worker):
+            for _ in range(2):
+                try:
+                    worker.call("fail")
+                except package.RemoteError as error:
+                    say("ANSWER", error)
+            gevent.sleep(100)
+        m = trace(cluster(package.job(work)).set("workers", 1))
+        m.expose("fail", fail)
+        m.start()
+    """)
+    server.wait_for("ANSWER", 2)
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("message", [
+    '{"t": "waiting", "connections": "many"}',
+    '{"t": "waiting", "connections": [1]}',
+    '{"t": "waiting", "connections": 1e999}',
+    '{"t": "exception", "type": "X", "message": 1, "text": [[' + "[" * 600 + "]" * 600 + ']], "fatal": true}',
+    '{"t": "call", "id": 1, "name": "spawn", "args": [' + "[" * 600 + "]" * 600 + ']}',
+    '{"t": "call", "id": 1, "name": "spawn", "args": [1e999]}',
+    '{"t": "ready"}',
+    '{"t": "reply", "id": 1}',
+    '{"t": "event", "name": "close"}',
+])
+def test_nonsense_from_a_worker_harms_nobody(shop: Workshop, message: str) -> None:
+    """What is a message, but not one of ours: the master goes on."""
+    shop.write("message", message)
+    server = shop.script("""
+        import struct, gevent
+        def work(worker):
+            data = open("message", "rb").read().strip()
+            if not os.path.exists("sent"):
+                open("sent", "w").close()
+                worker._channel._socket.send(struct.pack(">I", len(data)) + data)
+            say("ANSWER", worker.call("hello"))
+            gevent.sleep(100)
+        m = trace(cluster(package.job(work)).set("workers", 1))
+        m.expose("hello", lambda: "hello")
+        m.start()
+    """)
+    server.wait_for("ANSWER hello")
+    assert "the supervisor failed" not in server.output
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("event", ["close", "ready"])
+def test_a_second_destroy_ends_it_whatever_handlers_do(shop: Workshop, event: str) -> None:
+    """A handler that never returns: asked a second time to end at once, the master does."""
+    server = shop.script(f"""
+        import gevent
+        m = cluster("app:app").set("workers", 1)
+        m.on({event!r}, lambda: (say("STUCK"), gevent.sleep(1000)))
+        trace(m).listen(0, "127.0.0.1")
+    """)
+    if event == "ready":
+        server.wait_for("STUCK")
+    else:
+        server.ready()
+    server.signal(signal.SIGTERM)
+    eventually(lambda: not server.workers(), "workers gone")
+    if event == "close":
+        server.wait_for("STUCK")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+
+
+def test_what_is_asked_for_at_the_very_end_is_answered(shop: Workshop) -> None:
+    """Every Result is resolved, also when the loop ends before its turn."""
+    server = shop.script("""
+        import gevent
+        m = trace(cluster("app:app").set("workers", 1))
+        results = []
+        @m.on("close")
+        def closing():
+            supervisor = m._supervisor
+            finish = supervisor._finish
+            def late():
+                supervisor.state = package.states.MasterState.RUNNING
+                results.append(m.resize(3))
+                supervisor.state = package.states.MasterState.CLOSED
+                finish()
+            finish_now = supervisor._inbox.put
+            finish_now(late)
+        import cluster.states
+        package.states = cluster.states
+        m.listen(0, "127.0.0.1")
+        say("RESULTS", results)
+    """)
+    server.wait_for(r"EVENT \d+ ready")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    server.wait_for(r"RESULTS \[<Result of resize: .*closed")
