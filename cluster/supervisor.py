@@ -118,6 +118,9 @@ class Supervisor:
         if self._watchers is not None:
             self._watchers.close()
         self.announcer.close()
+        unsettled = [result for result, _ in self._unsettled]
+        for result in [*self._close_results, *unsettled, *self._inbox.rest(Result)]:
+            result.fail("the cluster has closed")
 
     def _go(self, state: MasterState, force: bool = False) -> None:
         if self.state is not state:
@@ -134,7 +137,7 @@ class Supervisor:
     def ask(self, operation: Callable[..., None], *args: Any) -> Result:
         """Queue an operation; the way in for handlers, plugins and other greenlets."""
         result = Result(operation.__name__.lstrip("_").replace("_", " "), self.guard)
-        if self._ended or self.state is MasterState.CLOSED:
+        if self._ended or (self.state is MasterState.CLOSED and operation != self.destroy):
             result.fail("the cluster has closed")
         else:
             self._inbox.put(operation, result, *args)

@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -62,7 +63,11 @@ class System:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise
         if pid == 0:
-            forget_master()
+            try:
+                forget_master()
+            except BaseException:  # noqa: BLE001 - nothing may escape into a copy of the master
+                traceback.print_exc()
+                os._exit(1)
             return 0
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
