@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-from ..harness import Workshop, descriptors, eventually
+from ..harness import Workshop, connect, descriptors, eventually
 
 #: `refuse("fork")` makes what the master asks of the system fail for as long as a file of that name is there
 REFUSING = dedent("""
@@ -105,6 +105,33 @@ def test_a_child_that_cannot_become_a_worker_harms_nobody(shop: Workshop) -> Non
     assert server.wait_exit() == 0
 
 
+def test_more_workers_than_the_scoreboard_holds_are_refused(shop: Workshop) -> None:
+    """Too many at once: an answer, not an end; at the start, a configuration error."""
+    server = shop.script("""
+        from cluster import scoreboard
+        import gevent
+        m = cluster("app:app").set("workers", 1)
+        @m.once("ready")
+        def grow():
+            for act in (m.resize, m.spawn):
+                result = act(2_000_000)
+                gevent.spawn(lambda result=result: (wait(result)))
+        def wait(result):
+            try:
+                result.wait(20)
+            except Exception as error:
+                say("REFUSED", error)
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    server.wait_for("REFUSED .*1024", 2)
+    assert len(server.workers()) == 1 and server.get()
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    server = shop.script('cluster("app:app").set(workers=2000).listen(0, "127.0.0.1")\n', name="many.py")
+    assert server.wait_exit() != 0
+    assert "1024" in server.output
+
+
 @pytest.mark.parametrize("error", ["gevent.Timeout(1)", "SystemExit(3)", "ValueError(1)"])
 def test_whatever_a_handler_raises_the_others_are_called(shop: Workshop, error: str) -> None:
     """A handler's or the callback's gevent.Timeout or SystemExit is a failure of its own, and the end still comes."""
@@ -182,6 +209,26 @@ def test_nonsense_from_a_worker_harms_nobody(shop: Workshop, message: str) -> No
     assert server.wait_exit() == 0
 
 
+def test_signals_that_mean_commands_with_arguments(shop: Workshop) -> None:
+    """A command that needs arguments cannot be meant by a signal; one that fails harms nobody."""
+    server = shop.script('cluster("app:app").set("signals", {"SIGUSR1": "resize"}).listen(0, "127.0.0.1")\n')
+    assert server.wait_exit() != 0
+    assert "resize" in server.output and "ConfigurationError" in server.output
+    server = shop.script("""
+        from cluster.commands import Command
+        m = trace(cluster("app:app").set("workers", 1))
+        def fail():
+            raise ValueError("on purpose")
+        m.commands.add(Command("fail", fail, "Fails."))
+        m.set("signals", {"SIGUSR1": "fail"}).listen(0, "127.0.0.1")
+    """, name="other.py").ready()
+    server.signal(signal.SIGUSR1)
+    server.wait_for("ValueError: on purpose")
+    assert server.get()
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
 @pytest.mark.parametrize("event", ["close", "ready"])
 def test_a_second_destroy_ends_it_whatever_handlers_do(shop: Workshop, event: str) -> None:
     """A handler that never returns: asked a second time to end at once, the master does."""
@@ -229,3 +276,39 @@ def test_what_is_asked_for_at_the_very_end_is_answered(shop: Workshop) -> None:
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
     server.wait_for(r"RESULTS \[<Result of resize: .*closed")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+def test_a_numeric_user_without_a_group_keeps_nothing_of_root(shop: Workshop) -> None:
+    """User ids without an entry have no group; workers must not stay in root's."""
+    server = shop.script('cluster("app:app").set(user=54321, workers=1).listen(0, "127.0.0.1")\n')
+    assert server.wait_exit() != 0
+    assert "group" in server.output and "54321" in server.output
+
+
+@pytest.mark.parametrize("how", ["signal", "greenlet"])
+def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop, how: str) -> None:
+    """It accepts no more: after `timeout` it ends, whatever it has in flight, and its slot is filled again."""
+    shop.write("failing.py", """
+        import gevent
+        from app import app as other
+        def fail():
+            raise ValueError("in the background")
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/fail":
+                gevent.spawn(fail)
+            return other(environ, start_response)
+    """)
+    server = shop.script('trace(cluster("failing:app").set(workers=1, timeout=0.5)).listen(0, "127.0.0.1")\n').ready()
+    (worker,) = server.workers()
+    with connect(server.address()) as connection:
+        connection.sendall(b"GET /sleep/100 HTTP/1.1\r\nHost: test\r\n\r\n")
+        if how == "signal":
+            eventually(lambda: server.get(), "serves")
+            os.kill(worker, signal.SIGQUIT)
+        else:
+            server.get("/fail")
+        server.wait_for(f"worker killed 0/{worker}", deadline=10)
+    server.wait_for(r"EVENT \d+ worker ready", 2)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
