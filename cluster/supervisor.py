@@ -29,6 +29,7 @@ from .notify import notify
 from .reloading import Reload
 from .restart import Predecessor, Replacement
 from .results import Result
+from .scoreboard import ROWS
 from .signals import Watchers, name
 from .states import MASTER_MOVES, MasterState, move
 from .system import System
@@ -214,7 +215,10 @@ class Supervisor:
             return
         command = self._plan.signals.get(caught)
         if command is not None:
-            self._plan.command(command)
+            try:
+                self._plan.command(command)
+            except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - a plugin's; the cluster runs on
+                self._complaints.handler_failed(name(caught), self._plan.command, error)
 
     def _message(self, worker: WorkerHandle, message: Message) -> None:
         if message["t"] == "call":
@@ -278,6 +282,9 @@ class Supervisor:
         self._in_turn(result, lambda: self._resize(result, max(0, self.crew.target - count), number))
 
     def _resize(self, result: Result, count: int, number: int) -> None:
+        if count > ROWS:
+            result.fail(f"at most {ROWS} workers")
+            return
         self.crew.target = count
         for worker in self.crew.current():
             if worker.id >= count:
