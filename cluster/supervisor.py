@@ -250,7 +250,7 @@ class Supervisor:
             self._unsettled.append((result, reached))
 
     def _ending(self, result: Result) -> bool:
-        if self.state in (MasterState.CLOSING, MasterState.DESTROYING, MasterState.CLOSED):
+        if self._close_timer is not None or self.state not in (MasterState.STARTING, MasterState.RUNNING):
             result.fail("the cluster is closing")
             return True
         return False
@@ -357,6 +357,12 @@ class Supervisor:
         if mode == "reload" or reason is not None:
             self.reload(result)
             return
+        if self._plan.predecessor is not None and self.state is MasterState.STARTING:
+            # were ours ready before we are, the old master would take our end for a failure, and serve on beside it
+            reason = "this master has not taken over yet"
+            self.announcer.say("restart failed", reason)
+            result.fail(reason)
+            return
         if self._restart_result is not None:  # one replacement for all who ask while it is on its way
             first = self._restart_result
             self._unsettled.append((result, lambda: first.done and self._copy(first, result)))
@@ -374,7 +380,7 @@ class Supervisor:
     def _copy(first: Result, second: Result) -> bool:
         if first.error is not None:
             second.error = first.error
-        second.succeed()
+        second.succeed(first.value)
         return True
 
     def _restart_now(self, result: Result) -> None:
@@ -387,7 +393,7 @@ class Supervisor:
         self._in_turn(result, begin)
 
     def _start_replacement(self, data: dict[str, Any]) -> None:
-        if self.state not in (MasterState.STARTING, MasterState.RUNNING):
+        if self._close_timer is not None or self.state not in (MasterState.STARTING, MasterState.RUNNING):
             return
         self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._restart_failed)
         try:
@@ -409,6 +415,7 @@ class Supervisor:
             listener.handed_on = listener.key in taken
         if self._restart_result is not None:
             self._restart_result.succeed(self._replacement.pid if self._replacement is not None else None)
+            self._changed()  # others may wait for the same
         self._end_workers(int(self._restart_signal))
 
     # -- the end

@@ -312,3 +312,67 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
     server.wait_for(r"EVENT \d+ worker ready", 2)
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
+
+
+def test_a_restart_while_closing_is_delayed_is_refused(shop: Workshop) -> None:
+    """Asked to close, it closes; a new master would go on."""
+    server = shop.script("""
+        m = cluster("app:app")
+        m.set({"workers": 1, "restart threshold": 0, "restart": "master", "close delay": 3})
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    server.wait_for(r"EVENT \d+ ready")
+    server.signal(signal.SIGQUIT)
+    server.wait_for(r"EVENT \d+ closing")
+    server.signal(signal.SIGHUP)
+    assert server.wait_exit() == 0
+    assert "restarting" not in server.output
+    server.assert_gone()
+
+
+def test_all_who_asked_for_a_restart_learn_that_it_succeeded(shop: Workshop) -> None:
+    """Two requests, one replacement, two successes."""
+    server = shop.script("""
+        import gevent
+        m = cluster("app:app").set({"workers": 1, "restart threshold": 0, "restart": "master"})
+        @m.once("ready")
+        def ask():
+            if "CLUSTER_PARENT_PID" in os.environ:
+                return
+            for number, result in enumerate([m.restart(), m.restart()]):
+                gevent.spawn(wait, number, result)
+        def wait(number, result):
+            try:
+                say("RESULT", number, result.wait(20))
+            except Exception as error:
+                say("RESULT", number, error)
+        trace(m).listen(0, "127.0.0.1")
+    """)
+    server.wait_for(r"RESULT 0 \d+")
+    server.wait_for(r"RESULT 1 \d+")
+    server.close()
+
+
+def test_a_replacement_that_has_not_taken_over_does_not_restart(shop: Workshop) -> None:
+    """A second restart asked of the new master before it serves would leave two masters."""
+    server = shop.script("""
+        import gevent
+        m = cluster(package.job(lambda worker: (wait(worker), gevent.sleep(1000))))
+        m.set({"workers": 1, "restart threshold": 0, "restart": "master", "ready": "manual"})
+        def wait(worker):
+            while "CLUSTER_PARENT_PID" in os.environ and not os.path.exists("go"):
+                gevent.sleep(0.01)
+            worker.ready()
+        trace(m).start()
+    """)
+    server.wait_for(r"EVENT \d+ ready")
+    server.signal(signal.SIGHUP)
+    server.wait_for(r"EVENT \d+ worker connected", 2)
+    (new,) = {int(line.split()[1]) for line in server.lines if line.startswith("EVENT ")} - {server.pid}
+    os.kill(new, signal.SIGHUP)
+    server.wait_for(rf"EVENT {new} restart failed")
+    shop.write("go", "")
+    server.wait_for(rf"EVENT {new} restart ")
+    assert server.wait_exit() == 0
+    os.kill(new, signal.SIGQUIT)
+    server.assert_gone()
