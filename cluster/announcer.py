@@ -16,6 +16,8 @@ class Announcer:
 
     def __init__(self, emitter: Emitter) -> None:
         self._emitter = emitter
+        if gevent.Timeout not in emitter.failures:
+            emitter.failures += (gevent.Timeout,)  # it is no Exception, and would end our greenlet
         self._queue: Any = gevent.queue.SimpleQueue()
         self._greenlet: Any = gevent.spawn(self._run)
 

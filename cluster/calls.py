@@ -62,7 +62,7 @@ class Calls:
         except ClusterError as error:
             self._complaints.say(f"worker {worker.id} called {name[:80]!r}: {error}")
             worker.channel.reply(number, error=str(error))
-        except Exception as error:  # noqa: BLE001 - the exposed function's own; the caller is told
+        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - its own; the caller is told
             self._complaints.handler_failed(f"call {name[:80]}", self._exposed.get(normal(name), (repr,))[0], error)
             worker.channel.reply(number, error=f"{type(error).__name__}: {error}")
         else:

@@ -16,7 +16,7 @@ from .errors import ChannelError
 from .events import Emitter
 from .inbox import Inbox
 from .respawn import Respawn
-from .scoreboard import Scoreboard
+from .scoreboard import NoRowLeft, Scoreboard
 from .signals import name as signal_name
 from .states import WorkerState
 from .system import System
@@ -140,20 +140,26 @@ class Crew:
         """Fork one worker. In the child `ForkedChild` is raised. *timed*: kill it at the startup timeout."""
         uid = self._next_uid
         self._next_uid += 1
-        row = self.scoreboard.take()
+        row = -1
         worker = WorkerHandle(slot, uid, generation, "", row, self._system.now())
         worker.clock = self._system.now
-        ours, theirs = channel.pair()
+        ends: tuple[Any, ...] = ()
         try:
+            worker.row = row = self.scoreboard.take()
+            ends = ours, theirs = channel.pair()
             self._emitter.dispatch("before fork", worker)
             worker.started = self._system.now()
             pid = self._system.fork()
-        except OSError as error:
-            ours.close()
-            theirs.close()
-            self.scoreboard.give_back(row)
-            self._complaints.say(f"cannot fork a worker: {error.strerror}; trying again in 1 s")
+        except (OSError, NoRowLeft) as error:
+            for end in ends:
+                end.close()
+            if row >= 0:
+                self.scoreboard.give_back(row)
+            reason = getattr(error, "strerror", None) or error
+            self._complaints.say(f"cannot fork a worker: {reason}; trying again in 1 s")
             self._hold_back(("", slot), 1.0)
+            self._boarding.discard(uid)
+            worker.go(WorkerState.DEAD)  # there is no process: pid 0 would mean our own group
             return worker
         if pid == 0:
             raise self._in_child(Seat(slot, uid, generation, "", row, theirs, self.scoreboard), ours)
@@ -295,9 +301,12 @@ class Crew:
         elif kind == "ready":
             self._became_ready(worker)
         elif kind == "waiting":
-            self._announcer.say("worker waiting", worker, int(message.get("connections", 0)))
+            connections = message.get("connections")
+            if isinstance(connections, int):  # a worker may say anything
+                self._announcer.say("worker waiting", worker, connections)
         elif kind == "exception":
-            error = {key: str(message.get(key, "")) for key in ("type", "message", "text")}
+            given = {key: message.get(key) for key in ("type", "message", "text")}
+            error = {key: value if isinstance(value, str) else "" for key, value in given.items()}
             if message.get("fatal"):
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)

@@ -53,6 +53,8 @@ class Emitter:
 
     def __init__(self) -> None:
         self._handlers: dict[str, list[tuple[Handler, bool]]] = {}
+        #: what a handler may raise without stopping the others
+        self.failures: tuple[type[BaseException], ...] = (Exception, SystemExit)
         #: called with (event name, handler, error) when a handler raises; the other handlers still run
         self.on_failure: Callable[[str, Handler, BaseException], None] | None = None
 
@@ -87,7 +89,7 @@ class Emitter:
                 remaining.remove(pair)
             try:
                 handler(*args)
-            except (Exception, SystemExit) as error:  # one handler must not stop the others
+            except self.failures as error:  # one handler must not stop the others
                 if self.on_failure is None:
                     raise
                 self.on_failure(name, handler, error)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import gevent.queue
 
 Item = tuple[Callable[..., None], tuple[Any, ...]]
+T = TypeVar("T")
 
 
 class Timer:
@@ -44,6 +45,13 @@ class Inbox:
     def later(self, seconds: float, act: Callable[..., None], *args: Any) -> Timer:
         """`put` after *seconds*."""
         return Timer(seconds, lambda: self.put(act, *args))
+
+    def rest(self, kind: type[T]) -> list[T]:
+        """What of *kind* the items that nobody will take any more were given."""
+        found = []
+        while not self._items.empty():
+            found += [arg for arg in self._items.get()[1] if isinstance(arg, kind)]
+        return found
 
     def take(self) -> Item:
         """The next item; blocks the supervisor until there is one."""

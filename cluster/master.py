@@ -21,6 +21,7 @@ from .listeners import Listeners
 from .listeners import check_options as check_listener_options
 from .listeners import parse as parse_address
 from .results import Result
+from .scoreboard import ROWS
 from .settings import Settings
 
 ENVIRONMENT = "CLUSTER_ENV"
@@ -102,7 +103,14 @@ class Master:
     def _set(self, name: str, value: Any) -> None:
         self._settings.set(name, value)
         if name == "signals":
-            signals.meaning(self._settings["signals"], self._commands.__contains__)
+            self._signal_map()
+
+    def _signal_map(self) -> dict[int, str | None]:
+        meaning = signals.meaning(self._settings["signals"], self._commands.__contains__)
+        for number, name in meaning.items():
+            if name is not None and any(argument.required for argument in self._commands.get(name).arguments):
+                raise ConfigurationError(f"{signals.name(number)} cannot mean {name!r}: that needs an argument")
+        return meaning
 
     def has(self, name: str) -> bool:
         """Whether the setting *name* was set."""
@@ -267,7 +275,9 @@ class Master:
             self._addresses.append((parse_address(getattr(self.server, "socket", self.server.address)), {}))
         if kind in (Kind.WSGI, Kind.TCP) and not self._addresses:
             raise ConfigurationError("nothing to listen on: use listen(address) or bind(address)")
-        signals.meaning(self._settings["signals"], self._commands.__contains__)
+        self._signal_map()
+        if self.worker_count() > ROWS:
+            raise ConfigurationError(f"setting 'workers': at most {ROWS}, not {self.worker_count()}")
         directory = self.working_directory
         if not os.path.isdir(directory):
             raise ConfigurationError(f"setting 'working directory': there is no directory {directory}")
@@ -294,6 +304,9 @@ class Master:
             if not isinstance(user, int):
                 raise ConfigurationError(f"setting 'user': there is no user {user!r}") from None
             uid = user
+            if group is None:
+                raise ConfigurationError(f"setting 'user': there is no user {user}, so its group is not known; set "
+                                         "'group', too") from None
         try:
             if group is not None:
                 gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid

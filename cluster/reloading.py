@@ -47,6 +47,8 @@ class Reload:
         self._began = self._system.now()
         for slot in range(self._crew.target):
             self._members.append(self._crew.spawn(slot, self._generation, timed=False))
+            if not self._members[-1].alive:
+                break  # it cannot be forked, and the rest neither
         if self._timeout:
             self._timer = self._inbox.later(self._timeout, self.look)
         self.look()

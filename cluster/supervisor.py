@@ -29,6 +29,7 @@ from .reloading import Reload
 from .renewal import Renewal
 from .restart import Predecessor, Replacement
 from .results import Result
+from .scoreboard import ROWS
 from .signals import Watchers, name
 from .states import MASTER_MOVES, MasterState, move
 from .system import System
@@ -123,6 +124,9 @@ class Supervisor:
         if self._watchers is not None:
             self._watchers.close()
         self.announcer.close()
+        unsettled = [result for result, _ in self._unsettled]
+        for result in [*self._close_results, *unsettled, *self._inbox.rest(Result)]:
+            result.fail("the cluster has closed")
 
     def _go(self, state: MasterState, force: bool = False) -> None:
         if self.state is not state:
@@ -139,7 +143,7 @@ class Supervisor:
     def ask(self, operation: Callable[..., None], *args: Any) -> Result:
         """Queue an operation; the way in for handlers, plugins and other greenlets."""
         result = Result(operation.__name__.lstrip("_").replace("_", " "), self.guard)
-        if self._ended or self.state is MasterState.CLOSED:
+        if self._ended or (self.state is MasterState.CLOSED and operation != self.destroy):
             result.fail("the cluster has closed")
         else:
             self._inbox.put(operation, result, *args)
@@ -185,7 +189,7 @@ class Supervisor:
         try:
             if self._plan.callback is not None:
                 self._plan.callback()
-        except Exception as error:  # noqa: BLE001 - the user's; the cluster runs all the same
+        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - the user's; the cluster runs on
             self._complaints.handler_failed("listen", self._plan.callback or repr, error)
 
     def _all_ready(self) -> None:
@@ -218,7 +222,10 @@ class Supervisor:
             return
         command = self._plan.signals.get(caught)
         if command is not None:
-            self._plan.command(command)
+            try:
+                self._plan.command(command)
+            except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - a plugin's; the cluster runs on
+                self._complaints.handler_failed(name(caught), self._plan.command, error)
 
     def _message(self, worker: WorkerHandle, message: Message) -> None:
         if message["t"] == "call":
@@ -250,7 +257,7 @@ class Supervisor:
             self._unsettled.append((result, reached))
 
     def _ending(self, result: Result) -> bool:
-        if self.state in (MasterState.CLOSING, MasterState.DESTROYING, MasterState.CLOSED):
+        if self._close_timer is not None or self.state not in (MasterState.STARTING, MasterState.RUNNING):
             result.fail("the cluster is closing")
             return True
         return False
@@ -282,6 +289,9 @@ class Supervisor:
         self._in_turn(result, lambda: self._resize(result, max(0, self.crew.target - count), number))
 
     def _resize(self, result: Result, count: int, number: int) -> None:
+        if count > ROWS:
+            result.fail(f"at most {ROWS} workers")
+            return
         self.crew.target = count
         for worker in self.crew.current():
             if worker.id >= count:
@@ -356,6 +366,12 @@ class Supervisor:
         if mode == "reload" or reason is not None:
             self.reload(result)
             return
+        if self._plan.predecessor is not None and self.state is MasterState.STARTING:
+            # were ours ready before we are, the old master would take our end for a failure, and serve on beside it
+            reason = "this master has not taken over yet"
+            self.announcer.say("restart failed", reason)
+            result.fail(reason)
+            return
         if self._restart_result is not None:  # one replacement for all who ask while it is on its way
             first = self._restart_result
             self._unsettled.append((result, lambda: first.done and self._copy(first, result)))
@@ -373,7 +389,7 @@ class Supervisor:
     def _copy(first: Result, second: Result) -> bool:
         if first.error is not None:
             second.error = first.error
-        second.succeed()
+        second.succeed(first.value)
         return True
 
     def _restart_now(self, result: Result) -> None:
@@ -386,7 +402,7 @@ class Supervisor:
         self._in_turn(result, begin)
 
     def _start_replacement(self, data: dict[str, Any]) -> None:
-        if self.state not in (MasterState.STARTING, MasterState.RUNNING):
+        if self._close_timer is not None or self.state not in (MasterState.STARTING, MasterState.RUNNING):
             return
         self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._restart_failed)
         try:
@@ -408,6 +424,7 @@ class Supervisor:
             listener.handed_on = listener.key in taken
         if self._restart_result is not None:
             self._restart_result.succeed(self._replacement.pid if self._replacement is not None else None)
+            self._changed()  # others may wait for the same
         self._end_workers(int(self._restart_signal))
 
     # -- the end

@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -62,7 +63,11 @@ class System:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise
         if pid == 0:
-            forget_master()
+            try:
+                forget_master()
+            except BaseException:  # noqa: BLE001 - nothing may escape into a copy of the master
+                traceback.print_exc()
+                os._exit(1)
             return 0
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
@@ -98,7 +103,13 @@ class System:
         keep = list(descriptors)
         reader, writer = os.pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        pid = _fork()
+        try:
+            pid = _fork()
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _close(reader)
+            _close(writer)
+            raise
         if pid == 0:
             try:
                 _close(reader)

@@ -31,6 +31,8 @@ from ..system import System, unblock_signals
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
+#: seconds beyond `timeout` after which a draining worker ends by itself; a master that asked for it kills it sooner
+AFTER_MASTER = 1.0
 #: seconds to send the last messages
 FLUSH = 1.0
 
@@ -242,10 +244,17 @@ class Worker:
         """Asked to end: finish what is in flight, accept no more."""
         if self.closing:
             return
-        self.closing = True
-        self._stop.set()
+        self._close()
         if self._in_job:
             gevent.spawn(self._end_job)
+
+    def _close(self) -> None:
+        """Accept no more. A master that did not ask for it sets no deadline, and the slot would stay empty."""
+        self.closing = True
+        if self.options["timeout"]:
+            self._deadline = gevent.get_hub().loop.timer(self.options["timeout"] + AFTER_MASTER)
+            self._deadline.start(self._system.exit, 1)
+        self._stop.set()
 
     def _end_job(self) -> None:
         handled = self._emitter.has("close")
@@ -345,8 +354,7 @@ class Worker:
         gevent.get_hub().loop.run_callback_threadsafe(self._drain_failed)
 
     def _drain_failed(self) -> None:
-        self.closing = True
-        self._stop.set()
+        self._close()
         if self._in_job:
             self._in_job = False
             self._main.throw(SystemExit(1))
