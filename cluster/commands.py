@@ -54,6 +54,10 @@ class Commands:
             raise ConfigurationError(f"no command {name!r}{hint}")
         return command
 
+    def stands_alone(self, name: str) -> bool:
+        """Whether *name* is a command that can be run without arguments, as by a signal."""
+        return name in self and not any(argument.required for argument in self.get(name).arguments)
+
     def __contains__(self, name: str) -> bool:
         return normal(name) in self._commands
 

@@ -61,7 +61,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         settings=dict(master.options),
         workers=master.worker_count(),
         listeners=listeners,
-        signals=signals.meaning(master.options["signals"], master.commands.__contains__),
+        signals=signals.meaning(master.options["signals"], master.commands.stands_alone),
         calls=master._calls,
         command=lambda name: master.commands.get(name).run(),
         callback=callback,

@@ -103,14 +103,7 @@ class Master:
     def _set(self, name: str, value: Any) -> None:
         self._settings.set(name, value)
         if name == "signals":
-            self._signal_map()
-
-    def _signal_map(self) -> dict[int, str | None]:
-        meaning = signals.meaning(self._settings["signals"], self._commands.__contains__)
-        for number, name in meaning.items():
-            if name is not None and any(argument.required for argument in self._commands.get(name).arguments):
-                raise ConfigurationError(f"{signals.name(number)} cannot mean {name!r}: that needs an argument")
-        return meaning
+            signals.meaning(self._settings["signals"], self._commands.stands_alone)
 
     def has(self, name: str) -> bool:
         """Whether the setting *name* was set."""
@@ -275,7 +268,7 @@ class Master:
             self._addresses.append((parse_address(getattr(self.server, "socket", self.server.address)), {}))
         if kind in (Kind.WSGI, Kind.TCP) and not self._addresses:
             raise ConfigurationError("nothing to listen on: use listen(address) or bind(address)")
-        self._signal_map()
+        signals.meaning(self._settings["signals"], self._commands.stands_alone)
         if self.worker_count() > ROWS:
             raise ConfigurationError(f"setting 'workers': at most {ROWS}, not {self.worker_count()}")
         directory = self.working_directory

@@ -67,7 +67,7 @@ def meaning(overrides: Mapping[str, str | None], is_command: Callable[[str], boo
         if name(caught) in _UNCATCHABLE:
             raise ConfigurationError(f"{name(caught)} cannot be given a meaning")
         if command is not None and not (isinstance(command, str) and is_command(command)):
-            raise ConfigurationError(f"{key}: there is no command {command!r}")
+            raise ConfigurationError(f"{key}: there is no command {command!r} that needs no argument")
         merged[caught] = command
     return merged
 

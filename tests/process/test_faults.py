@@ -353,6 +353,44 @@ def test_all_who_asked_for_a_restart_learn_that_it_succeeded(shop: Workshop) -> 
     server.close()
 
 
+@pytest.mark.parametrize("kind", ["wsgi", "tcp", "job", "abstract"])
+def test_without_monkey_patch(shop: Workshop, kind: str) -> None:
+    """`set("monkey patch", False)`: nothing is patched, and everything works."""
+    body = {
+        "wsgi": 'm = cluster("app:app"); go = lambda: m.listen(0, "127.0.0.1")',
+        "tcp": 'm = cluster(package.tcp(lambda s, a: s.sendall(str(os.getpid()).encode())))\n'
+               '        go = lambda: m.listen(0, "127.0.0.1")',
+        "job": 'm = cluster(package.job(lambda w: gevent.sleep(1000))); go = m.start',
+        "abstract": 'm = cluster(); go = m.start',
+    }[kind]
+    server = shop.script(f"""
+        import gevent, socket
+        {body}
+        trace(m).set({{"workers": 2, "restart threshold": 0, "restart": "master", "monkey patch": False}})
+        m.on("after fork", lambda worker: say("PATCHED", gevent.monkey.is_module_patched("socket")))
+        go()
+        if m.is_worker:
+            gevent.sleep(1000)
+    """)
+    server.wait_for(r"EVENT \d+ ready")
+    old = server.pid
+    if kind in ("wsgi", "tcp"):
+        with connect(server.address()) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert connection.recv(1000)
+    (worker, *_) = server.workers()
+    os.kill(worker, signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    server.signal(signal.SIGHUP)
+    line = server.wait_for(r"EVENT \d+ restart ")
+    assert server.wait_exit() == 0
+    new = int(str(getattr(line, "string", line)).split()[1])
+    assert new != old
+    assert "PATCHED True" not in server.output
+    os.kill(new, signal.SIGQUIT)
+    server.assert_gone()
+
+
 def test_a_replacement_that_has_not_taken_over_does_not_restart(shop: Workshop) -> None:
     """A second restart asked of the new master before it serves would leave two masters."""
     server = shop.script("""
