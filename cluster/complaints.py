@@ -19,14 +19,15 @@ class Complaints:
     def __init__(self) -> None:
         self._seen: OrderedDict[str, int] = OrderedDict()
         self._last = ""
+        #: where it all goes instead of stderr
+        self.sink: Callable[[str], None] | None = None
 
     def say(self, text: str) -> None:
         """Write one line, whatever state stderr is in."""
-        try:
-            sys.stderr.write(f"cluster: {text}\n")
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
+        if self.sink is not None:
+            self._write(text)
+        else:
+            self._write(f"cluster: {text}")
 
     def traceback(self, text: str) -> None:
         """A worker ended because of *text* (a traceback, or one line)."""
@@ -35,7 +36,7 @@ class Complaints:
         self._seen[text] = count
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        if count == 1:
+        if count == 1 and self.sink is None:  # else it is in the log, with the event
             self._write(text)
 
     def gave_up(self, deaths: int) -> None:
@@ -53,6 +54,9 @@ class Complaints:
         self._write("".join(traceback.format_exception(error)))
 
     def _write(self, text: str) -> None:
+        if self.sink is not None:
+            self.sink(text.rstrip("\n"))
+            return
         try:
             sys.stderr.write(text if text.endswith("\n") else text + "\n")
             sys.stderr.flush()

@@ -39,6 +39,7 @@ CATALOGUE: dict[str, Event] = {
         Event("close", (), "both", "Master: the last event, all workers are gone. Worker: it leaves after this."),
         Event("restarting", ("data",), "master", "A new master is about to be started; put what it should know here."),
         Event("restart", ("data",), "master", "This master has taken over; data is what `restarting` gathered."),
+        Event("old master gone", (), "master", "After a restart: the old master has ended."),
         Event("restart failed", ("reason",), "master", "The new master did not get ready; this one serves on."),
         Event("cyclic restart", ("seconds",), "master", "A restart came too soon after the start; it waits."),
         Event("reloading", ("generation",), "master", "A new generation of workers is being forked."),

@@ -14,6 +14,7 @@ from .commands import Argument, Command, Commands
 from .complaints import Complaints
 from .errors import ConfigurationError, OperationFailed
 from .events import Emitter
+from .extending import Extensible
 from .importer import Target
 from .kinds import Kind
 from .listeners import Listeners
@@ -26,7 +27,7 @@ ENVIRONMENT = "CLUSTER_ENV"
 DEFAULT_ENVIRONMENT = "development"
 
 
-class Master:
+class Master(Extensible):
     """A cluster being configured, then the cluster itself; every configuring method returns it.
 
     *server*: a WSGI application, ``"package.module:app"``, ``"./path/app.py"``, ``cluster.tcp(handler)``,
@@ -38,6 +39,7 @@ class Master:
     """
 
     def __init__(self, server: Any = None, base: str | None = None) -> None:
+        super().__init__()
         kinds.classify(server)
         self.server = server
         #: directory that relative names are taken against
@@ -315,9 +317,10 @@ class Master:
             Command("kill", self.kill, "Send a signal to all workers.", (Argument("signal", str, "SIGTERM"),)),
             Command("restart workers", self.restart_workers, "Replace every worker.", (signal,)),
             Command("restart", self.restart, "Replace the master and its workers by new ones.", (signal,)),
-            Command("reload", self.reload, "Replace the workers by a new generation, or keep the old one."),
+            Command("reload", self.reload, "Replace the workers by a new generation, or keep the old one.", (signal,)),
             Command("close", self.close, "End gracefully."),
             Command("destroy", self.destroy, "End at once."),
+            Command("status", self.status, "What runs, and what it has counted.", access="remote"),
             Command("reopen logs", self.reopen_logs, "Open log files anew."),
         ):
             self._commands.add(command)
@@ -362,9 +365,12 @@ class Master:
         """Replace the master: a fresh interpreter takes over the sockets, then the old workers end by *signal*."""
         return self._ask("restart", signals.number(signal))
 
-    def reload(self) -> Result:
-        """Replace the workers by a new generation; keep the old one when the new one does not get ready."""
-        return self._ask("reload")
+    def reload(self, signal: str = "SIGQUIT") -> Result:
+        """Replace the workers by a new generation; keep the old one when the new one does not get ready.
+
+        The old ones end by *signal*, once the new ones serve.
+        """
+        return self._ask("reload", signals.number(signal))
 
     def close(self) -> Result:
         """End gracefully: in-flight requests finish."""

@@ -162,7 +162,8 @@ class Supervisor:
                 "Start threads in the workers, or before them none"
             )
         if self._plan.predecessor is not None:
-            self._plan.predecessor.watch(self.crew.scoreboard.add)
+            self.crew.scoreboard.inherit(self._plan.predecessor.totals)
+            self._plan.predecessor.watch(self.crew.scoreboard.inherit, lambda: self.announcer.say("old master gone"))
         self._say_and_hold("start", (), self._fork_first)
 
     def _fork_first(self) -> None:
@@ -308,7 +309,7 @@ class Supervisor:
 
     # -- new workers
 
-    def reload(self, result: Result) -> None:
+    def reload(self, result: Result, number: int = signal.SIGQUIT) -> None:
         """Replace the workers by a new generation."""
         if self._ending(result):
             return
@@ -323,7 +324,7 @@ class Supervisor:
         self.crew.maintaining = False
         self._reload = Reload(
             self._system, self._inbox, self.crew, self.announcer, self._generations,
-            self._settings["startup timeout"], result, self._reload_over,
+            self._settings["startup timeout"], result, self._reload_over, number,
         )
         self._reload.begin()
 
@@ -381,7 +382,7 @@ class Supervisor:
             return
         self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._restart_failed)
         try:
-            self._replacement.start(self._plan.listeners, data, self._settings["restart timeout"])
+            self._replacement.start(self._plan.listeners, data, self._totals(), self._settings["restart timeout"])
         except (OSError, ChannelError) as error:
             self._restart_failed(f"the new master cannot be started: {error}")
 
@@ -397,6 +398,8 @@ class Supervisor:
         """The new master's workers are all ready: our time is over."""
         for listener in self._plan.listeners:
             listener.handed_on = listener.key in taken
+        if self._replacement is not None:
+            self._replacement.send_totals(self._totals())  # so that what it tells is never less than what we told
         if self._restart_result is not None:
             self._restart_result.succeed(self._replacement.pid if self._replacement is not None else None)
         self._end_workers(int(self._restart_signal))
@@ -483,7 +486,7 @@ class Supervisor:
     def _all_gone(self) -> None:
         """No worker is left."""
         if self._replacement is not None and self._replacement.ready:
-            self._replacement.send_totals(self.crew.scoreboard.totals)
+            self._replacement.send_totals(self._totals(), last=True)
         self._plan.listeners.close()
         self._go(MasterState.CLOSED)
         self._say_and_hold("close", (), self._finish)
@@ -495,6 +498,14 @@ class Supervisor:
 
     # -- what it is like
 
+    @property
+    def predecessor_pid(self) -> int | None:
+        """The old master's."""
+        return self._plan.predecessor.pid if self._plan.predecessor is not None else None
+
+    def _totals(self) -> dict[str, int]:
+        return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])
+
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""
         scoreboard = self.crew.scoreboard
@@ -505,7 +516,7 @@ class Supervisor:
             "generation": self.crew.generation,
             "target": self.crew.target,
             "listeners": [str(listener) for listener in self._plan.listeners],
-            "totals": scoreboard.sums([worker.row for worker in self.crew.members.values()]),
+            "totals": self._totals(),
             "workers": [
                 {
                     "id": worker.id, "pid": worker.pid, "uid": worker.uid, "generation": worker.generation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket as constants
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import gevent
 import gevent.monkey
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
+from ..http.counters import bucket
 from ..listeners import Listener
 from ..scoreboard import SERVER_FIELDS
 from .context import Context, describe
@@ -20,6 +22,7 @@ _ACTIVE = SERVER_FIELDS.index("requests_active")
 _TOTAL = SERVER_FIELDS.index("requests_total")
 _SENT = SERVER_FIELDS.index("bytes_sent")
 _FIRST_CLASS = SERVER_FIELDS.index("responses_1xx")
+_FIRST_BUCKET = SERVER_FIELDS.index("responses_5xx") + 1
 
 
 def wsgi_servers(application: Any, context: Context) -> list[Any]:
@@ -116,9 +119,11 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
         token = tracker.context.in_flight.begin(describe(self.environ))
         counters[_ACTIVE] += 1
         counters[_TOTAL] += 1
+        began = time.monotonic()
         try:
             super().handle_one_response()
         finally:
+            counters[_FIRST_BUCKET + bucket(time.monotonic() - began)] += 1
             counters[_ACTIVE] -= 1
             counters[_SENT] += self.response_length or 0
             category = abs(getattr(self, "code", 0) or 0) // 100
