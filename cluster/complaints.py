@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from . import narration
 from .events import Emitter
 
 _REMEMBERED = 32
@@ -69,14 +70,8 @@ class Complaints:
         def report(name: str, words: Callable[..., str]) -> None:
             emitter.add(name, lambda *args: None if narrated() else self.say(words(*args)))
 
-        report("worker killed", lambda worker: f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s)")
-        report("worker timeout", overdue)
+        report("worker killed", narration.died)
+        report("worker timeout", narration.overdue)
         report("restart failed", lambda reason: f"restart failed: {reason}; this master serves on")
         report("reload failed", lambda generation, reason: f"reload failed: {reason}; the old workers serve on")
         report("cyclic restart", lambda seconds: f"restart asked for too soon after the start; waiting {seconds:.1f} s")
-
-
-def overdue(worker: Any, seconds: float) -> str:
-    """One line about a worker that ran out of time, with what it has in flight and since when."""
-    doing = "; ".join(f"{what} for {age:.1f} s" for age, what in worker.in_flight()) or "nothing noted"
-    return f"worker {worker.id} (pid {worker.pid}) timed out after {seconds:g} s; in flight: {doing}"
