@@ -41,6 +41,7 @@ def worker() -> Worker | None:
 #: public name → the module that has it
 _LAZY = {
     "Master": "master",
+    "Argument": "commands",
     "tcp": "kinds",
     "job": "kinds",
     "ClusterError": "errors",

@@ -29,7 +29,8 @@ def test_arguments_from_the_signature() -> None:
     assert command.call(["2"], "local") == "xxxx"
 
 
-@pytest.mark.parametrize("words, reason", [([], "needs n"), (["x"], "n is a whole number"), (["1", "2", "3"], "no more")])
+@pytest.mark.parametrize("words, reason", [
+    ([], "needs n"), (["x"], "n is a whole number"), (["1", "2", "3"], "no more")])
 def test_wrong_arguments(words: list[str], reason: str) -> None:
     """Each says what would be right."""
     with pytest.raises(ConfigurationError, match=reason):
