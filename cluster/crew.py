@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from collections.abc import Callable
@@ -24,8 +25,8 @@ from .workers.handle import WorkerHandle
 
 #: seconds between SIGTERM and SIGKILL, for a worker that has to end at once
 MERCY = 0.5
-#: a worker that ended by SIGTERM or SIGINT, which we did not send, is replaced only after this many seconds: the signal
-#: may have gone to the whole process group, and then ours, which ends the cluster, is about to arrive
+#: the end of a worker by SIGTERM or SIGINT, which we did not send, is looked at only after this many seconds: the signal
+#: may have gone to the whole process group (Ctrl-C does), and then ours, which ends the cluster, is about to arrive
 GROUP_SIGNAL_PAUSE = 0.05
 #: a worker whose channel has ended but that lives on after this many seconds is killed: nobody can manage it
 SILENT = 1.0
@@ -201,7 +202,7 @@ class Crew:
         for timer in worker.timers:
             timer.cancel()
         worker.timers.clear()
-        self._system.kill(worker.pid, number)
+        self._kill(worker, number)
         seconds = MERCY if number in _AT_ONCE else self._timeout
         if seconds and number != signal.SIGKILL:
             worker.timers.append(self._inbox.later(seconds, self._overdue, worker, seconds, number not in _AT_ONCE))
@@ -222,14 +223,18 @@ class Crew:
         if worker.state in (WorkerState.STARTING, WorkerState.CONNECTED):
             self._overdue(worker, self._startup_timeout, True)
 
-    def _kill(self, worker: WorkerHandle) -> None:
-        if worker.alive:
-            self._system.kill(worker.pid, signal.SIGKILL)
+    def _kill(self, worker: WorkerHandle, number: int = signal.SIGKILL) -> None:
+        if not worker.reaped:  # afterwards its pid may be somebody else's
+            self._system.kill(worker.pid, number)
 
     def _reaped(self, worker: WorkerHandle, status: int) -> None:
+        worker.reaped = True
         if worker.channel is not None:
             worker.channel.read_rest()  # what it said before it ended comes first
-        self._inbox.put(self._ended, worker, status)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _AT_ONCE and not worker.retiring:
+            self._inbox.later(GROUP_SIGNAL_PAUSE, self._ended, worker, status)
+        else:
+            self._inbox.put(self._ended, worker, status)
 
     def _ended(self, worker: WorkerHandle, status: int) -> None:
         """The process is gone (and reaped)."""
@@ -258,8 +263,6 @@ class Crew:
             self.maintaining = False
             self._on_give_up(self._respawn.deaths)
             return False
-        if worker.signal in ("SIGTERM", "SIGINT"):
-            delay = max(delay, GROUP_SIGNAL_PAUSE)
         if delay > 0:
             self._hold_back((worker.group, worker.id), delay)
         return True
@@ -330,13 +333,13 @@ class Crew:
         """Send a signal to every worker, and nothing else."""
         self._announcer.say("kill", signal_name(number))
         for worker in list(self.members.values()):
-            self._system.kill(worker.pid, number)
+            self._kill(worker, number)
 
     def abandon(self) -> None:
         """The supervisor itself failed: kill everything, without a word to anybody."""
         self.maintaining = False
         for worker in self.members.values():
-            self._system.kill(worker.pid, signal.SIGKILL)
+            self._kill(worker)
 
     def send(self, worker: WorkerHandle, message: Message) -> None:
         """Send a message to a worker that may have gone."""

@@ -94,6 +94,8 @@ class GeventAdapter:
                 self._context.report(error, f"connection from {address}")
             if server.full():
                 server.stop_accepting()
+                if server.pool is not None:  # links of a semaphore are called once
+                    server.pool._semaphore.rawlink(server._start_accepting_if_started)
 
         return handle
 

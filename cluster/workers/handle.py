@@ -23,6 +23,8 @@ class WorkerHandle:
         self.row = row
         self.pid = 0
         self.state = WorkerState.STARTING
+        #: the process is gone; its pid means nothing any more
+        self.reaped = False
         self.channel: Channel | None = None
         self.notes: InFlight | None = None
         self.started = now

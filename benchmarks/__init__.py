@@ -1,0 +1,1 @@
+"""Measuring tools: a strict client, and what our servers and gunicorn's do in the same situations."""
