@@ -56,6 +56,8 @@ class Emitter:
 
     def __init__(self) -> None:
         self._handlers: dict[str, list[tuple[Handler, bool]]] = {}
+        #: called with the name of an event whose handlers have become more or fewer
+        self.on_change: list[Callable[[str], None]] = []
         #: called with (event name, handler, error) when a handler raises; the other handlers still run
         self.on_failure: Callable[[str, Handler, BaseException], None] | None = None
 
@@ -64,6 +66,7 @@ class Emitter:
         if not callable(handler):
             raise TypeError(f"the handler for {name!r} is not callable: {handler!r}")
         self._handlers.setdefault(normal(name), []).append((handler, once))
+        self._changed(name)
 
     def remove(self, name: str, handler: Handler | None = None) -> None:
         """Forget *handler* (all handlers when None) for *name*; unknown ones are ignored."""
@@ -73,6 +76,11 @@ class Emitter:
             self._handlers[key] = kept
         else:
             self._handlers.pop(key, None)
+        self._changed(name)
+
+    def _changed(self, name: str) -> None:
+        for tell in self.on_change:
+            tell(normal(name))
 
     def has(self, name: str) -> bool:
         """Whether anybody listens to *name*."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .commands import Argument, Command, Commands
 from .complaints import Complaints
 from .errors import ConfigurationError
-from .events import Emitter
+from .events import Emitter, normal
 
 
 class Extensible:
@@ -70,6 +70,22 @@ class Extensible:
     def listened_to(self, name: str) -> bool:
         """Whether anybody listens to the event *name*: what is costly to gather is gathered only then."""
         return self._emitter.has(name)
+
+    def when_listened(self, names: Iterable[str], change: Callable[[bool], None]) -> None:
+        """Call ``change(True)`` once somebody listens to one of the events *names*, ``change(False)`` when nobody does
+        any more."""
+        wanted = {normal(name) for name in names}
+        state = False
+
+        def look(name: str) -> None:
+            nonlocal state
+            if name in wanted and state != any(self._emitter.has(one) for one in wanted):
+                state = not state
+                change(state)
+
+        self._emitter.on_change.append(look)
+        for name in wanted:
+            look(name)
 
     def report_to(self, sink: Callable[[str], None] | None) -> None:
         """Have what the master reports on stderr (failed handlers, fatal tracebacks) go to ``sink(text)`` instead.

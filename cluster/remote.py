@@ -117,8 +117,9 @@ class Remote:
 
         Raises `NotRunning` when nobody listens there.
         """
+        host, _, port = where.rpartition(":")
+        connection = None
         try:
-            host, _, port = where.rpartition(":")
             if port.isdecimal() and "/" not in where and not os.path.exists(where):
                 connection = socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout)
                 if secret is not None:
@@ -130,6 +131,8 @@ class Remote:
                     connection.connect(path)
             connection.sendall(PROGRAM.encode() + b"\n")
         except OSError as error:
+            if connection is not None:
+                connection.close()
             raise NotRunning(f"nothing answers at {where}: {(error.strerror or str(error)).lower()}") from None
         return cls(connection)
 

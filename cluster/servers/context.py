@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..listeners import Listener
@@ -20,6 +20,14 @@ class Context:
     in_flight: InFlight
     #: (error, what was going on): an exception in a request; the worker lives on
     report: Callable[[BaseException, str], None]
+    #: each is told ``(event, data)`` when a connection comes or goes and a request begins or is complete; empty unless
+    #: a plugin wants to know, so that a server looks at it before it gathers anything
+    observers: list[Callable[[str, dict[str, Any]], None]] = field(default_factory=list)
+
+    def observe(self, event: str, data: dict[str, Any]) -> None:
+        """Tell the observers."""
+        for observer in self.observers:
+            observer(event, data)
 
 
 class Adapter(Protocol):

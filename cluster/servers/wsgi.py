@@ -119,6 +119,8 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
         token = tracker.context.in_flight.begin(describe(self.environ))
         counters[_ACTIVE] += 1
         counters[_TOTAL] += 1
+        if tracker.context.observers:
+            tracker.context.observe("client request", self._about())
         began = time.monotonic()
         try:
             super().handle_one_response()
@@ -130,6 +132,16 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
             if 1 <= category <= 5:
                 counters[_FIRST_CLASS + category - 1] += 1
             tracker.context.in_flight.end(token)
+            if tracker.context.observers:
+                tracker.context.observe("client request complete", {
+                    **self._about(), "status": abs(getattr(self, "code", 0) or 0), "bytes": self.response_length or 0,
+                    "seconds": time.monotonic() - began,
+                })
+
+    def _about(self) -> dict[str, Any]:
+        environ = self.environ
+        return {"method": environ.get("REQUEST_METHOD", "-"), "path": environ.get("PATH_INFO", ""),
+                "query": environ.get("QUERY_STRING", ""), "remote": environ.get("REMOTE_ADDR", "-")}
 
     def finalize_headers(self) -> None:
         """Announce the end of the connection when we drain. Once the head is out it is too late to do so."""

@@ -79,6 +79,8 @@ class Worker:
         self.listeners = list(orders.listeners)
         #: set once the worker was asked to end
         self.closing = False
+        #: plugins that want to hear of each connection and request: ``observer(event, data)``
+        self.observers: list[Callable[[str, dict[str, Any]], None]] = []
         self._orders = orders
         self._system = System()
         self._scoreboard: Scoreboard = seat.scoreboard
@@ -177,7 +179,8 @@ class Worker:
         if not self.listeners:
             raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
-            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report
+            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
+            self.observers,
         )
         adapter = servers.adapt(server, context)
         adapter.start()
