@@ -104,6 +104,12 @@ class Extensible:
         supervisor = self._supervisor
         return None if supervisor is None else supervisor.predecessor_pid
 
+    @property
+    def successor(self) -> int | None:
+        """The pid of the new master that has taken over, after which this one ends; None as long as there is none."""
+        supervisor = self._supervisor
+        return None if supervisor is None else supervisor.successor_pid
+
 
 def _first_line(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from .signals import number as signal_number
 
 #: what operators say → the command's name
 SPOKEN = {"shutdown": "close", "stop": "destroy"}
+#: seconds within which a new master listens for commands after the old one has stopped doing so
+CHANGING_HANDS = 0.4
 #: what a worker whose master is dead is sent
 _TO_ORPHANS = {"close": "SIGQUIT", "destroy": "SIGTERM", "restart": "SIGQUIT"}
 
@@ -47,7 +50,7 @@ def operate(
     if alive[0].worker is not None:
         return _to_orphans(alive, name)
     try:
-        with Remote.at(os.path.join(directory, SOCKET)) as remote:
+        with _connected(os.path.join(directory, SOCKET)) as remote:
             return remote.command(name, words, wait)
     except NotRunning:
         signals = default_signals() if by_signal is None else by_signal
@@ -55,6 +58,18 @@ def operate(
             raise RemoteError(
                 f"{name}: the master ({alive[0].pid}) does not answer, and no signal means that") from None
         return _send(alive[:1], signals[name])
+
+
+def _connected(path: str) -> Remote:
+    """Connect; for a moment during a restart neither master may listen."""
+    deadline = time.monotonic() + CHANGING_HANDS
+    while True:
+        try:
+            return Remote.at(path)
+        except NotRunning:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _to_orphans(workers: Sequence[Process], name: str) -> str:

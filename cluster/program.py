@@ -143,4 +143,7 @@ def _default_address() -> str:
 
 def main() -> None:
     """Entry point."""
+    from .operators import add_to
+
+    add_to(program)
     program(prog_name="cluster")

@@ -164,7 +164,7 @@ class Remote:
         except OSError:
             line = b""
         try:
-            message = json.loads(line)
+            message = json.loads(line[max(line.find(b"{"), 0):])  # a prompt may come before the first
         except ValueError:
             raise NotRunning("the connection has ended") from None
         return message if isinstance(message, dict) else {}

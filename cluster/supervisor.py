@@ -503,6 +503,11 @@ class Supervisor:
         """The old master's."""
         return self._plan.predecessor.pid if self._plan.predecessor is not None else None
 
+    @property
+    def successor_pid(self) -> int | None:
+        """The new master's, once it serves."""
+        return self._replacement.pid if self._replacement is not None and self._replacement.ready else None
+
     def _totals(self) -> dict[str, int]:
         return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])
 

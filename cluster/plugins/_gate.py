@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _socket = gevent.monkey.get_original("socket", "socket")
 #: conversations at one time
 _MOST = 32
+#: connections that the kernel queues
+_QUEUE = 64
 #: sockets whose descriptor was closed in a forked child; were one collected, it would close somebody else's descriptor
 _abandoned: list[Any] = []
 
@@ -39,6 +41,11 @@ class Reader:
         self._longest = longest
         self._waiting = bytearray()
         self._searched = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was received that nobody has read."""
+        return bool(self._waiting)
 
     def line(self) -> str | None:
         """The next line without its end; None at the end of the connection. Raises `Line`, OSError."""
@@ -97,7 +104,7 @@ class Gate:
                 raise
             self._listener = listener
         self._listener.setblocking(False)
-        self._listener.listen(16)
+        self._listener.listen(_QUEUE)
         self._watcher = gevent.get_hub().loop.io(self._listener.fileno(), 1)
         self._watcher.start(self._readable)
 
@@ -116,7 +123,7 @@ class Gate:
                 os.umask(mask)
             found = os.stat(fresh)
             self._inode = (found.st_dev, found.st_ino)
-            listener.listen(16)
+            listener.listen(_QUEUE)
             os.rename(fresh, path)
         except BaseException:
             listener.close()
@@ -157,8 +164,8 @@ class Gate:
             if greenlet is not gevent.getcurrent():
                 greenlet.kill(block=False)
 
-    def close(self) -> None:
-        """Listen no more; the socket's file goes when it is still ours."""
+    def close(self, remove: bool = True) -> None:
+        """Listen no more. *remove*: the socket's file goes when it is still ours."""
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
@@ -167,7 +174,7 @@ class Gate:
             self._listener.close()
             self._listener = None
         inode, self._inode = self._inode, None
-        if inode is not None and isinstance(self._address, str):
+        if remove and inode is not None and isinstance(self._address, str):
             try:
                 found = os.stat(self._address)
                 if (found.st_dev, found.st_ino) == inode:

@@ -53,7 +53,8 @@ class _PidFiles:
         master.on("worker removed", self._removed)
         master.on("reload failed", lambda generation, reason: self._write_workers())
         master.on("closing", self._end)
-        master.on("close", self._gate.close)
+        # a socket that a new master took over is not ours to remove, and it may be about to rename its own over ours
+        master.on("close", lambda: self._gate.close(remove=master.successor is None))
 
     def _workerpids(self) -> list[int]:
         """Pids of the workers by slot, as the files have them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import remote
+from cluster import operating, remote
 from cluster.errors import RemoteError
 
 from ..harness import DEADLINE, Script, Workshop, eventually
@@ -37,8 +37,7 @@ def agree(shop: Workshop, server: Script) -> bool:
 
 def ask(shop: Workshop, name: str, *words: str) -> object:
     """A command over the socket."""
-    with remote.Remote.at(str(shop.directory / "pids" / remote.SOCKET)) as connection:
-        return connection.command(name, words, DEADLINE)
+    return operating.operate(str(shop.directory / "pids"), name, words, wait=DEADLINE)
 
 
 def test_p1_p2_files_follow_the_processes(shop: Workshop) -> None:
