@@ -26,11 +26,17 @@ SOCKET = "master.sock"
 ANSWER = 10.0
 #: a process may be younger than its pid file by this many seconds and still be meant: clocks are set
 SLACK = 2.0
+#: commands after which nobody is there to answer
+ENDING = ("close", "destroy")
 _LONGEST = 16 * 1024 * 1024
 
 
 class NotRunning(ClusterError):
     """No cluster was found where it was looked for."""
+
+
+class HungUp(NotRunning):
+    """The connection ended before an answer came."""
 
 
 def read_pid(path: str) -> int | None:
@@ -152,7 +158,7 @@ class Remote:
         try:
             self._connection.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
-            raise NotRunning("the connection has ended") from None
+            raise HungUp("the connection has ended") from None
 
     def receive(self, timeout: float | None = ANSWER) -> dict[str, Any]:
         """The next message, at most *timeout* seconds from now. Raises `NotRunning` when the connection has ended."""
@@ -166,7 +172,7 @@ class Remote:
         try:
             message = json.loads(line[max(line.find(b"{"), 0):])  # a prompt may come before the first
         except ValueError:
-            raise NotRunning("the connection has ended") from None
+            raise HungUp("the connection has ended") from None
         return message if isinstance(message, dict) else {}
 
     def command(self, name: str, words: Sequence[str] = (), wait: float = 0.0) -> Any:
@@ -176,7 +182,12 @@ class Remote:
         """
         self.send({"command": name, "words": list(words), "wait": wait})
         while True:
-            answer = self.receive(wait + ANSWER)
+            try:
+                answer = self.receive(wait + ANSWER)
+            except HungUp:
+                if name in ENDING:  # so it is done
+                    return None
+                raise
             if "error" in answer:
                 raise RemoteError(str(answer["error"]))
             if "value" in answer:
