@@ -10,7 +10,6 @@ from typing import Any
 from .errors import ConfigurationError
 from .events import normal
 
-
 #: from where a command may be asked for, the farther the later: code in the master's process (and its REPL), this
 #: machine's user, the network
 ACCESS = ("inproc", "local", "remote")

@@ -111,7 +111,7 @@ class Scoreboard:
         return dict(zip(SERVER_FIELDS, self._rows[row], strict=True))
 
     def sums(self, rows: Sequence[int]) -> dict[str, int]:
-        """Totals of living workers (*rows*), of those that are gone and of earlier masters; active ones of the living."""
+        """Totals of workers that live (*rows*), that are gone, and of earlier masters; active ones of the living."""
         sums = {field: value + self._inherited.get(field, 0) for field, value in self.totals.items()}
         for row in rows:
             for index, field in enumerate(SERVER_FIELDS):

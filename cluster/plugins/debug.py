@@ -72,6 +72,7 @@ def _narrate(master: Master, log: logging.Logger) -> None:
     tell("kill", log.warning, lambda signal: f"kill({signal})")
     tell("closing", log.info, lambda: "shutting down")
     tell("close", log.info, lambda: "shutdown complete")
+    tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restarting: starting a new master")
     tell("restart", log.info, lambda data: "restart complete")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}; this master serves on")

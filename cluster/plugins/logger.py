@@ -187,6 +187,7 @@ def _narrate(master: Master) -> None:
     tell("kill", log.warning, lambda signal: f"sent kill({signal}) to all workers")
     tell("closing", log.warning, lambda: "shutting down master")
     tell("close", log.info, lambda: "shutdown complete")
+    tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restart requested")
     tell("restart", log.info, lambda data: "restart complete")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}")

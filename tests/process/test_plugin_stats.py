@@ -71,7 +71,8 @@ def test_s1_s5_counters_over_deaths_and_restarts(shop: Workshop) -> None:
     assert (new["restarts"], new["reloads"], new["deaths"], new["workers_spawned"]) == (1, 1, 1, 7)
     assert new["memory_at_boot"] == figures["memory_at_boot"]
     ask(shop, "restart")
-    eventually(lambda: ask(shop, "stats")["restarts"] == 2, "a second restart")
+    server.wait_for(r"EVENT \d+ old master gone", 2)
+    assert ask(shop, "stats")["restarts"] == 2
     os.kill(ask(shop, "status")["pid"], signal.SIGQUIT)
     server.assert_gone()
 
