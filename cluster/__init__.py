@@ -57,9 +57,10 @@ def __getattr__(name: str) -> Any:
 
     if name in _LAZY:
         return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
-    if name.startswith("_"):
+    from .plugins import find, own_modules
+
+    if name.startswith("_") or name in own_modules():  # `from . import host` asks here before it imports
         raise AttributeError(f"module 'cluster' has no attribute {name!r}")
-    from .plugins import find
 
     return find(name)
 

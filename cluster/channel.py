@@ -57,7 +57,7 @@ def encode(message: Message) -> bytes:
 
 
 def read_one(connection: Any, seconds: float) -> Message | None:
-    """Read one message from a plain socket, blocking at most *seconds*; None when none comes. For the start of a program."""
+    """Read one message from a plain socket, blocking at most *seconds*; None when none comes."""
     deadline = time.monotonic() + seconds
     data = b""
     wanted = _HEAD.size

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 from .events import normal
 
 #: from where a command may be asked for, the farther the later: code in the master's process (and its REPL), this
@@ -91,9 +90,8 @@ class Commands:
         """The command *name*. Raises `ConfigurationError` that says which there are."""
         command = self._commands.get(normal(name)) if isinstance(name, str) else None
         if command is None:
-            close = difflib.get_close_matches(str(name), self._commands, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(sorted(self._commands))
-            raise ConfigurationError(f"no command {name!r}; {hint}")
+            hint = did_you_mean(str(name), self._commands, "; there are " + ", ".join(sorted(self._commands)))
+            raise ConfigurationError(f"no command {name!r}{hint}")
         return command
 
     def __contains__(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections import OrderedDict
@@ -75,3 +76,14 @@ class Complaints:
         report("restart failed", lambda reason: f"restart failed: {reason}; this master serves on")
         report("reload failed", lambda generation, reason: f"reload failed: {reason}; the old workers serve on")
         report("cyclic restart", lambda seconds: f"restart asked for too soon after the start; waiting {seconds:.1f} s")
+
+
+def application_traceback(error: BaseException) -> str:
+    """The traceback without the frames of this package on the way to the application's: they say nothing about it."""
+    here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and (
+        trace.tb_frame.f_code.co_filename.startswith(here) or "importlib" in trace.tb_frame.f_code.co_filename
+    ):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(error.with_traceback(trace)))

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import click
+
 from .remote import NotRunning, Remote
 
 PROMPT = "cluster> "
@@ -35,12 +37,12 @@ class Console:
                     line = input(prompt)
                     prompt = MORE if self._ask({"line": line}).get("more") else PROMPT
                 except KeyboardInterrupt:  # give up this statement, as Python's prompt does
-                    print()
+                    click.echo()
                     prompt = PROMPT
                     if not self._forget():
                         return 1
                 except EOFError:
-                    print()
+                    click.echo()
                     return 0
                 except NotRunning:
                     if not self._reconnect():
@@ -60,9 +62,9 @@ class Console:
                 sys.stdout.write(message["out"])
                 sys.stdout.flush()
             elif "told" in message:
-                print(f"* {message['told']}")
+                click.echo(f"* {message['told']}")
             elif "error" in message:
-                print(message["error"])
+                click.echo(message["error"])
                 return message
             else:
                 return message
@@ -72,7 +74,7 @@ class Console:
             while True:  # its last words
                 message = self._remote.receive(0.1)
                 if "told" in message:
-                    print(f"* {message['told']}")
+                    click.echo(f"* {message['told']}")
         self._remote.close()
         deadline = time.monotonic() + RECONNECT
         waiting = False
@@ -81,17 +83,17 @@ class Console:
                 self._remote = self._connect()
             except NotRunning:
                 if time.monotonic() > deadline:
-                    print("* nobody listens any more", file=sys.stderr)
+                    click.echo("* nobody listens any more", err=True)
                     return False
                 if not waiting:
-                    print(f"* disconnected; waiting up to {RECONNECT:g} s for a new master (Ctrl-C ends)")
+                    click.echo(f"* disconnected; waiting up to {RECONNECT:g} s for a new master (Ctrl-C ends)")
                     waiting = True
                 try:
                     time.sleep(0.1)
                 except KeyboardInterrupt:
                     return False
             else:
-                print("* connected to a new session; the last line was not run to its end")
+                click.echo("* connected to a new session; the last line was not run to its end")
                 return True
 
     # -- line editing

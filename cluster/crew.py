@@ -25,8 +25,9 @@ from .workers.handle import WorkerHandle
 
 #: seconds between SIGTERM and SIGKILL, for a worker that has to end at once
 MERCY = 0.5
-#: the end of a worker by SIGTERM or SIGINT, which we did not send, is looked at only after this many seconds: the signal
-#: may have gone to the whole process group (Ctrl-C does), and then ours, which ends the cluster, is about to arrive
+#: the end of a worker by SIGTERM or SIGINT that we did not send, or with exit code 0 as after a SIGQUIT, is looked at
+#: only after this many seconds: the signal may have gone to the whole process group (Ctrl-C does), and then ours, which
+#: ends the cluster, is about to arrive
 GROUP_SIGNAL_PAUSE = 0.05
 #: a worker whose channel has ended but that lives on after this many seconds is killed: nobody can manage it
 SILENT = 1.0
@@ -231,7 +232,8 @@ class Crew:
         worker.reaped = True
         if worker.channel is not None:
             worker.channel.read_rest()  # what it said before it ended comes first
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _AT_ONCE and not worker.retiring:
+        group = status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _AT_ONCE)
+        if group and not worker.retiring:
             self._inbox.later(GROUP_SIGNAL_PAUSE, self._ended, worker, status)
         else:
             self._inbox.put(self._ended, worker, status)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 #: Exit codes of a master.
 EXIT_CLOSED = 0
 EXIT_FAILED = 1
@@ -44,3 +46,11 @@ class OperationFailed(ClusterError):
 
 class WouldBlock(ClusterError, RuntimeError):
     """``Result.wait()`` was called where it would stop the supervisor itself."""
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """A hint for a wrong *word*: ``; did you mean 'app'?``, or *otherwise* when nothing known is close to it."""
+    import difflib  # needed only where something is wrong
+
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else otherwise

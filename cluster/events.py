@@ -29,7 +29,7 @@ CATALOGUE: dict[str, Event] = {
         Event("worker connected", ("worker",), "master", "The worker's channel works; it loads the application."),
         Event("worker ready", ("worker",), "master", "The worker accepts requests."),
         Event("ready", (), "master", "All workers of the first generation are ready."),
-        Event("worker killed", ("worker",), "master", "A worker ended without having been asked to; it comes back."),
+        Event("worker killed", ("worker",), "master", "A worker ended unasked; its slot is filled again."),
         Event("worker removed", ("worker",), "master", "A worker that was asked to end has ended."),
         Event("worker exception", ("worker", "error"), "master", "Something raised in a worker; type, message, text."),
         Event("worker waiting", ("worker", "connections"), "master", "A draining worker still has open connections."),
@@ -44,7 +44,7 @@ CATALOGUE: dict[str, Event] = {
         Event("cyclic restart", ("seconds",), "master", "A restart came too soon after the start; it waits."),
         Event("reloading", ("generation",), "master", "A new generation of workers is being forked."),
         Event("reloaded", ("generation",), "master", "The new generation has taken over; the old one drains."),
-        Event("reload failed", ("generation", "reason"), "master", "The new generation was dropped; the old serves on."),
+        Event("reload failed", ("generation", "reason"), "master", "The new generation was dropped; the old stays."),
         Event("reopen logs", (), "master", "Log files were moved away (SIGUSR1): open them anew."),
         Event("after fork", ("worker",), "worker", "In the new worker, before the application is loaded."),
     )
@@ -98,7 +98,7 @@ class Emitter:
                 remaining.remove(pair)
             try:
                 handler(*args)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - one handler must not stop the others
+            except (Exception, SystemExit) as error:  # one handler must not stop the others
                 if self.on_failure is None:
                     raise
                 self.on_failure(name, handler, error)

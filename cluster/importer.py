@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
 import importlib
 import importlib.util
 import os
@@ -16,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from .errors import ApplicationNotFound
+from .errors import ApplicationNotFound, did_you_mean
 
 #: what is looked for, in this order, when a string names no attribute
 DEFAULT_NAMES = ("app", "application", "server", "main")
@@ -32,7 +30,8 @@ class Target:
     module: str
     path: str | None
     attribute: str | None
-    call: ast.Call | None = None
+    #: positional and keyword arguments when it is a factory to be called
+    call: tuple[list[Any], dict[str, Any]] | None = None
 
 
 def parse(text: str, base: str) -> Target:
@@ -42,7 +41,7 @@ def parse(text: str, base: str) -> Target:
     """
     left, _, right = text.partition(":")
     attribute: str | None = None
-    call: ast.Call | None = None
+    call = None
     if right or text.endswith(":"):
         attribute, call = _attribute(text, right)
     if "/" in left or left.endswith(".py"):
@@ -56,24 +55,26 @@ def parse(text: str, base: str) -> Target:
     return Target(text, left, None, attribute, call)
 
 
-def _attribute(text: str, right: str) -> tuple[str, ast.Call | None]:
+def _attribute(text: str, right: str) -> tuple[str, tuple[list[Any], dict[str, Any]] | None]:
     """The part behind the colon: a dotted name, or a call of one with literal arguments."""
+    if _DOTTED.match(right):
+        return right, None
+    import ast  # only factories need it
+
     try:
         node = ast.parse(right, mode="eval").body
     except (SyntaxError, ValueError):
         node = None
     if isinstance(node, ast.Call):
         try:
-            for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
-                ast.literal_eval(argument)
+            arguments = [ast.literal_eval(argument) for argument in node.args]
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
         except (ValueError, TypeError):
             raise ApplicationNotFound(f"{text!r}: a factory takes literal arguments only, as in 'app:make(debug=True)'"
                                       ) from None
         name = ast.unparse(node.func)
         if _DOTTED.match(name):
-            return name, node
-    elif _DOTTED.match(right):
-        return right, None
+            return name, (arguments, keywords)
     raise ApplicationNotFound(f"{text!r}: {right!r} is neither a name nor a call of one, as in 'app:make_app()'")
 
 
@@ -95,7 +96,8 @@ def check(target: Target, base: str) -> None:
             spec = _find(name, spec)
             if spec is None:
                 raise ApplicationNotFound(
-                    f"{target.text!r}: no module named {name!r}{_similar_file(base, name)} (looked in {base} and sys.path)"
+                    f"{target.text!r}: no module named {name!r}{_similar_file(base, name)} "
+                    f"(looked in {base} and sys.path)"
                 )
 
 
@@ -118,8 +120,7 @@ def _similar_file(base: str, name: str) -> str:
         names = [entry[:-3] for entry in os.listdir(base) if entry.endswith(".py")]
     except OSError:
         return ""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(name, names)
 
 
 def load(target: Target, base: str) -> Any:
@@ -146,15 +147,12 @@ def load(target: Target, base: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             names = [name for name in dir(found) if not name.startswith("__")]
-            close = difflib.get_close_matches(part, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ApplicationNotFound(f"{target.text!r}: no attribute {part!r}{hint}") from None
+            raise ApplicationNotFound(f"{target.text!r}: no attribute {part!r}{did_you_mean(part, names)}") from None
     if target.call is None:
         return found
     if not callable(found):
         raise ApplicationNotFound(f"{target.text!r}: {target.attribute} is not callable, so it makes no application")
-    arguments = [ast.literal_eval(argument) for argument in target.call.args]
-    keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in target.call.keywords}
+    arguments, keywords = target.call
     return found(*arguments, **keywords)
 
 

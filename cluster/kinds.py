@@ -100,7 +100,8 @@ def check_wsgi(server: Any) -> None:
 
 def is_asynchronous(server: Any) -> bool:
     """Whether calling *server* makes a coroutine, as ASGI applications do."""
-    for candidate in (server, getattr(type(server), "__call__", None)):
+    candidates: list[Any] = [server, type(server).__call__]
+    for candidate in candidates:
         while hasattr(candidate, "func"):  # functools.partial
             candidate = candidate.func
         code = getattr(getattr(candidate, "__func__", candidate), "__code__", None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import gevent.events
 import gevent.monkey
 
-from . import host, importer, restart, signals
+from . import host, importer, restart, servers, signals
 from .crew import ForkedChild
 from .errors import BindError
 from .importer import Target
@@ -27,6 +29,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     """Check, bind, fork, supervise; see `Master.start`."""
     target = master.check()
     host.fill_standard_descriptors()
+    os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
     predecessor = restart.claim()
@@ -35,10 +38,11 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         listeners.add(addresses, options, master.options["backlog"])
     os.chdir(master.working_directory)
     server = target if target is not None else master.server
-    if target is not None:
-        if master.options["preload"]:
-            server = importer.load(target, master.base)
-            classify(server)
+    if target is not None and master.options["preload"]:
+        server = importer.load(target, master.base)
+        classify(server)
+    if listeners:
+        servers.prepare(server if target is None or master.options["preload"] else None)
     if master.options["preload"]:
         gc.collect()
     try:
@@ -101,8 +105,10 @@ def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Mas
 
 
 def _same_code(master: Master, server: Any) -> str | None:
-    if server is None or (isinstance(server, Target)):
-        return None if server is not None else "reload: an abstract cluster's code is the script; restart brings new code"
+    if isinstance(server, Target):
+        return None
+    if server is None:
+        return "reload: an abstract cluster's code is the script; restart brings new code"
     how = "it is preloaded" if master.options["preload"] else "it was given as an object, which lives in the master"
     return f"reload: the new workers run the same code as before, as {how}; restart brings new code"
 
@@ -111,7 +117,7 @@ def patch(say: Callable[[str], None]) -> None:
     """Apply gevent's monkey patch, once; say so when it comes too late for `ssl`."""
     if gevent.monkey.is_module_patched("socket"):
         return
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _without_package_metadata():
         warnings.simplefilter("always")
         gevent.monkey.patch_all()
     for warning in caught:
@@ -122,6 +128,20 @@ def patch(say: Callable[[str], None]) -> None:
                 "`from gevent import monkey; monkey.patch_all()`")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+@contextmanager
+def _without_package_metadata() -> Iterator[None]:
+    """Keep gevent from looking for subscribers to its patch in all packages' metadata.
+
+    It looks 25 times, which is half of what the patch costs; subscribers in this process are still called.
+    """
+    original = gevent.events.notify_and_call_entry_points
+    gevent.events.notify_and_call_entry_points = gevent.events.notify
+    try:
+        yield
+    finally:
+        gevent.events.notify_and_call_entry_points = original
 
 
 def _set_title(title: str) -> None:

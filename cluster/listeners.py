@@ -66,7 +66,8 @@ def parse(given: Any, host: str | None = None, base: str = "/") -> list[Address]
     if hasattr(given, "getsockname") and hasattr(given, "fileno"):
         if given.fileno() < 0:
             raise ConfigurationError("the socket to listen on is closed")
-        if not given.getsockname() or given.type != constants.SOCK_STREAM:
+        name = given.getsockname()
+        if not name or (isinstance(name, tuple) and name[1] == 0) or given.type != constants.SOCK_STREAM:
             raise ConfigurationError("the socket to listen on must be a stream socket that is bound")
         return [Address("socket", bound=given)]
     if isinstance(given, str) and given.strip() and "\0" not in given:

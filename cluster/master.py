@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from . import host, importer, kinds, signals
 from .commands import Argument, Command, Commands
 from .complaints import Complaints
-from .errors import ConfigurationError, OperationFailed
-from .events import Emitter
+from .errors import ConfigurationError, OperationFailed, did_you_mean
+from .events import CATALOGUE, Emitter, normal
 from .extending import Extensible
 from .importer import Target
 from .kinds import Kind
@@ -31,9 +32,9 @@ class Master(Extensible):
     """A cluster being configured, then the cluster itself; every configuring method returns it.
 
     *server*: a WSGI application, ``"package.module:app"``, ``"./path/app.py"``, ``cluster.tcp(handler)``,
-    ``cluster.job(function)``, a gevent server that is not started (without ``listen`` its own address is used), or None: then ``start()`` returns in
-    each worker and the rest of the script is the worker's job. *base*: the directory that relative names are taken
-    against, default the script's.
+    ``cluster.job(function)``, a gevent server that is not started (its own address is used when nothing else is bound),
+    or None: then ``start()`` returns in each worker and the rest of the script is the worker's job. *base*: the
+    directory that relative names are taken against, default the script's.
 
     Raises `ConfigurationError` for a server of no known kind.
     """
@@ -150,6 +151,10 @@ class Master(Extensible):
         return self._add_handler(name, handler, True)
 
     def _add_handler(self, name: str, handler: Callable[..., Any] | None, once: bool) -> Any:
+        if normal(name) not in CATALOGUE:
+            hint = did_you_mean(normal(name), CATALOGUE, cutoff=0.8)
+            if hint:
+                warnings.warn(f"unknown event {name!r}{hint}", UserWarning, stacklevel=3)
         if handler is None:
             def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
                 if self._applies():
@@ -311,7 +316,8 @@ class Master(Extensible):
         count = Argument("n", int, 1, help="how many")
         signal = Argument("signal", str, "SIGQUIT", help="by which signal they end")
         for command in (
-            Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal), workers=True),
+            Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal),
+                    workers=True),
             Command("remove", self.remove, "Have n workers less; the highest slots go.", (count, signal), workers=True),
             Command("resize", self.resize, "Have n workers.", (Argument("n", int, required=True),), workers=True),
             Command("kill", self.kill, "Send a signal to all workers.", (Argument("signal", str, "SIGTERM"),)),

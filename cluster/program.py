@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import click
@@ -104,9 +105,9 @@ def check(target: str, chdir: str | None) -> None:
 
         if isinstance(error, ClusterError):
             raise OneLine(str(error)) from None
-        _application_failed()
-    except BaseException:  # noqa: BLE001 - the application's own, whatever it is; SystemExit too
-        _application_failed()
+        _application_failed(error)
+    except BaseException as error:  # noqa: BLE001 - the application's own, whatever it is; SystemExit too
+        _application_failed(error)
     from .kinds import Kind, classify
 
     try:
@@ -120,10 +121,10 @@ def check(target: str, chdir: str | None) -> None:
     click.echo(f"{target} is {what}")
 
 
-def _application_failed() -> NoReturn:
-    import traceback
+def _application_failed(error: BaseException) -> NoReturn:
+    from .complaints import application_traceback
 
-    traceback.print_exc()
+    click.echo(application_traceback(error), err=True, nl=False)
     sys.exit(2)
 
 
@@ -136,6 +137,15 @@ def _master(target: str, chdir: str | None) -> Any:
     return Master(target, base=chdir or os.getcwd())
 
 
+def _warn_in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    if category is UserWarning:  # ours, about a name that is close to a known one
+        click.echo(f"cluster: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)
+
+
 def _default_address() -> str:
     port = os.environ.get("PORT")
     return f"0.0.0.0:{port}" if port else DEFAULT_ADDRESS
@@ -146,4 +156,5 @@ def main() -> None:
     from .operators import add_to
 
     add_to(program)
+    warnings.showwarning = _warn_in_one_line
     program(prog_name="cluster")

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from .errors import ClusterError, RemoteError
+from .system import close_descriptor
 
 #: the first line that a program sends, to be answered in JSON instead of by a prompt
 PROGRAM = "#!cluster json"
@@ -107,7 +108,7 @@ def short(path: str) -> Iterator[str]:
     try:
         yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
     finally:
-        os.close(directory)
+        close_descriptor(directory)
 
 
 class Remote:

@@ -72,7 +72,10 @@ class Replacement:
     def start(
         self, listeners: Iterable[Listener], data: dict[str, Any], totals: dict[str, int], timeout: float
     ) -> None:
-        """Start it. *totals*: what was counted so far. *timeout*: seconds it may take to get ready, 0 for any. Raises OSError or `ChannelError`."""
+        """Start it. *totals*: what was counted so far. *timeout*: seconds it may take to get ready, 0 for any.
+
+        Raises OSError or `ChannelError`.
+        """
         ours, theirs = channel.pair()
         try:
             sockets = {listener.key: listener.fileno() for listener in listeners}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 from .events import normal
 
 Check = Callable[[Any], Any]
@@ -132,7 +131,7 @@ SETTINGS: dict[str, Setting] = {
                 "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
                 "docs/restart.md)."),
         Setting("ready", "auto", "", _choice("auto", "manual"),
-                "`auto`: a worker is ready once its server accepts. `manual`: once it calls `cluster.worker().ready()`."),
+                "`auto`: a worker is ready once its server accepts; `manual`: when it calls cluster.worker().ready()."),
         Setting("preload", False, "", _flag,
                 "Import the application in the master before forking: less memory, but new code needs a restart."),
         Setting("monkey patch", True, "", _flag,
@@ -144,7 +143,8 @@ SETTINGS: dict[str, Setting] = {
                 "How long a draining worker still answers requests that come in on idle keep-alive connections."),
         Setting("title", "cluster", "", _text, "The master's name in `ps`."),
         Setting("worker title", "cluster worker {n}", "", _text, "A worker's name in `ps`; {n} is its slot."),
-        Setting("user", None, "name or id", _identity, "Workers run as this user; dropped before the application loads."),
+        Setting("user", None, "name or id", _identity,
+                "Workers run as this user; taken on before the application is imported."),
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
@@ -186,9 +186,9 @@ class Settings(Mapping[str, Any]):
         self._values[key] = typed(key, value)
         self._given.add(key)
         if key not in SETTINGS:
-            close = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.8)
-            if close:
-                warnings.warn(f"unknown setting {name!r}; did you mean {close[0]!r}?", UserWarning, stacklevel=4)
+            hint = did_you_mean(key, SETTINGS, cutoff=0.8)
+            if hint:
+                warnings.warn(f"unknown setting {name!r}{hint}", UserWarning, stacklevel=4)
 
     def given(self, name: str) -> bool:
         """Whether *name* was set, to whatever value."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 from .system import undo_in_child
 
 #: what a signal to the master asks for
@@ -45,9 +44,7 @@ def number(name: str | int) -> int:
         found = signal.Signals.__members__.get(text)
         if found is not None:
             return found
-        close = difflib.get_close_matches(text, signal.Signals.__members__, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigurationError(f"no signal {name!r}{hint}")
+        raise ConfigurationError(f"no signal {name!r}{did_you_mean(text, signal.Signals.__members__)}")
     raise ConfigurationError(f"no signal {name!r}; it takes a name such as 'SIGTERM'")
 
 

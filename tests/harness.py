@@ -97,6 +97,7 @@ class Script:
         stdin: Any = subprocess.DEVNULL,
         cwd: Path | None = None,
         preexec: Callable[[], None] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         env = {key: value for key, value in os.environ.items()
                if not key.startswith("CLUSTER_") and key not in ("NOTIFY_SOCKET", "PORT", "WEB_CONCURRENCY")}
@@ -104,7 +105,7 @@ class Script:
         env.pop("PWD", None)
         self.process = subprocess.Popen(
             arguments, cwd=cwd or directory, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=preexec,
+            start_new_session=True, preexec_fn=preexec, pass_fds=pass_fds,
         )
         self.session = self.process.pid
         #: the master; changes at a restart
@@ -241,7 +242,8 @@ class Workshop:
 
     def script(self, body: str, *arguments: str, name: str = "server.py", **options: Any) -> Script:
         """Run *body* as a script, with ``cluster`` and ``trace`` imported."""
-        head = "import os, sys\nfrom cluster import cluster\nimport cluster as package\nfrom tracing import say, trace\n"
+        head = ("import os, sys\nfrom cluster import cluster\nimport cluster as package\n"
+                "from tracing import say, trace\n")
         path = self.write(name, head + textwrap.dedent(body))
         return self.run(sys.executable, str(path), *arguments, **options)
 
@@ -314,7 +316,11 @@ def connect(address: tuple[str, int] | str, timeout: float = DEADLINE) -> socket
     if isinstance(address, str):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
-        connection.connect(address)
+        try:
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            raise
         return connection
     return socket.create_connection(address, timeout)
 

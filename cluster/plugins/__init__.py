@@ -6,13 +6,14 @@ the entry-point group ``cluster.plugins``.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "cluster.plugins"
 
@@ -27,7 +28,8 @@ def bundled() -> list[str]:
     return sorted(found)
 
 
-def _own_modules() -> set[str]:
+def own_modules() -> set[str]:
+    """Names of the modules and folders of the package itself."""
     folder = os.path.dirname(os.path.dirname(__file__))
     return {entry.removesuffix(".py") for entry in os.listdir(folder) if not entry.startswith("_")}
 
@@ -37,8 +39,10 @@ def installed() -> dict[str, EntryPoint]:
 
     Raises `ConfigurationError` for two of one name, or one named like something of ours.
     """
+    from importlib.metadata import entry_points  # slow, and most clusters use bundled plugins only
+
     found: dict[str, EntryPoint] = {}
-    ours = _own_modules() | {"cluster", "worker", "tcp", "job", "version", "Master"}
+    ours = own_modules() | {"cluster", "worker", "tcp", "job", "version", "Master"}
     for entry in entry_points(group=GROUP):
         if entry.name in bundled():
             raise ConfigurationError(f"plugin {entry.name!r} of {_package(entry)} is named like a bundled one")
@@ -72,6 +76,5 @@ def find(name: str) -> Any:
     entry = installed().get(name)
     if entry is not None:
         return entry.load()
-    close = difflib.get_close_matches(name, bundled(), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, bundled())
     raise AttributeError(f"module 'cluster' has no attribute {name!r} and no plugin of that name{hint}")

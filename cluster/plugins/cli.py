@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from .. import __version__, operating, remote, signals
 from ..errors import EXIT_FAILED, EXIT_USAGE, ClusterError, ConfigurationError
 
@@ -67,13 +69,13 @@ class _Cli:
         try:
             value = _call(entry, master, words[1:])
         except ConfigurationError as error:
-            print(error, file=sys.stderr)
+            click.echo(error, err=True)
             raise SystemExit(EXIT_USAGE) from None
         except ClusterError as error:
-            print(error, file=sys.stderr)
+            click.echo(error, err=True)
             raise SystemExit(EXIT_FAILED) from None
         if value is not None:
-            print(value if isinstance(value, str) else json.dumps(value, indent=2, default=repr))
+            click.echo(value if isinstance(value, str) else json.dumps(value, indent=2, default=repr))
         raise SystemExit(0)
 
     def entries(self, master: Master) -> list[_Entry]:
@@ -116,17 +118,17 @@ def _operation(name: str) -> Callable[..., Any]:
 def _status(master: Master) -> None:
     found = remote.processes(master.pidfiles)
     for process in found:
-        print(process)
+        click.echo(process)
     if not found[0].alive or found[0].worker is not None:
         raise remote.NotRunning("the master is not running")
 
 
 def _help(master: Master) -> None:
-    print(f"usage: {_program()} [command]\n\nWithout a command the cluster starts.\n")
+    click.echo(f"usage: {_program()} [command]\n\nWithout a command the cluster starts.\n")
     entries = cli.entries(master)
     width = max(len(entry.shown) for entry in entries)
     for entry in entries:
-        print(f"  {entry.shown.ljust(width)}  {entry.help}")
+        click.echo(f"  {entry.shown.ljust(width)}  {entry.help}")
 
 
 _ENTRIES = (

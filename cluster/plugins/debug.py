@@ -80,4 +80,4 @@ def _narrate(master: Master, log: logging.Logger) -> None:
     tell("reloading", log.info, lambda generation: f"reloading: generation {generation} is starting")
     tell("reloaded", log.info, lambda generation: f"reload complete (generation {generation})")
     tell("reload failed", log.error,
-         lambda generation, reason: f"reload failed: {reason}; the old workers serve on (generation {generation})")
+         lambda generation, reason: f"reload failed (generation {generation}): {reason}; the old workers serve on")

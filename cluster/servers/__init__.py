@@ -8,7 +8,15 @@ from ..errors import ConfigurationError
 from ..kinds import Kind, Tcp, check_wsgi, classify
 from .context import Adapter, Context
 
-__all__ = ["Adapter", "Context", "adapt"]
+__all__ = ["Adapter", "Context", "adapt", "prepare"]
+
+
+def prepare(server: Any) -> None:
+    """Import in the master what *server* (None: not known yet) will need in the workers: once, and in shared memory."""
+    if server is None or classify(server) is Kind.WSGI:
+        from . import wsgi  # noqa: F401
+    elif classify(server) in (Kind.GEVENT, Kind.TCP):
+        from . import stream  # noqa: F401
 
 
 def adapt(server: Any, context: Context) -> Adapter:

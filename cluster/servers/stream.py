@@ -44,7 +44,9 @@ def own(server: Any, context: Context) -> list[Served]:
     if server.pool is not None and hasattr(server.pool, "_semaphore"):
         server.pool._semaphore._at_fork_reinit()
     if "gevent.pywsgi" in sys.modules:
-        from .wsgi import WSGIServer, track
+        from gevent.pywsgi import WSGIServer
+
+        from .wsgi import track
 
         if isinstance(server, WSGIServer):
             return [(server, list(context.listeners), track(server, context, context.listeners[0]))]

@@ -94,6 +94,7 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
     """pywsgi's handler, with what a worker needs: counters, in-flight notes, draining, reports of exceptions."""
 
     tracker: Tracker
+    response_headers: list[tuple[bytes, bytes]]
     idle = True
 
     def handle(self) -> None:
@@ -148,8 +149,8 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
         super().finalize_headers()
         if self.tracker.closing and self.code != 101:
             self.close_connection = True
-            self.response_headers = [pair for pair in self.response_headers if pair[0].lower() != b"connection"]
-            self.response_headers.append((b"Connection", b"close"))
+            kept = [pair for pair in self.response_headers if pair[0].lower() != b"connection"]
+            self.response_headers = [*kept, (b"Connection", b"close")]
 
     def _log_error(self, kind: Any, error: Any, trace: Any) -> None:
         if not issubclass(kind, gevent.GreenletExit):

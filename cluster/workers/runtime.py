@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ import gevent.hub
 
 from .. import importer, servers
 from ..channel import Channel, Message
+from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
@@ -113,10 +113,15 @@ class Worker:
 
     def on(self, name: str, handler: Callable[..., Any] | None = None) -> Any:
         """Call *handler* at the event *name* in this worker; a decorator when *handler* is left out."""
-        if handler is None:
-            return lambda function: (self._emitter.add(name, function), function)[1]
-        self._emitter.add(name, handler)
-        return self
+        if handler is not None:
+            self._emitter.add(name, handler)
+            return self
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            self._emitter.add(name, function)
+            return function
+
+        return decorate
 
     def __repr__(self) -> str:
         return f"<this worker {self.id} pid {self.pid} generation {self.generation}>"
@@ -173,7 +178,7 @@ class Worker:
         if is_job:
             function = server.function if isinstance(server, Job) else server
             self._run_job(function)
-        self._leave(0)
+        self._leave(self._exit_code)
 
     def _serve_connections(self, server: Any) -> None:
         if not self.listeners:
@@ -216,6 +221,14 @@ class Worker:
 
         sys.exit = exit_with
         sys.excepthook = lambda kind, error, trace: self._script_failed(error)
+        shutdown = threading._shutdown  # type: ignore[attr-defined]
+
+        def script_is_over() -> None:
+            """What the interpreter calls first; it waits there, and nothing is left that an end could interrupt."""
+            self._in_job = False
+            shutdown()
+
+        threading._shutdown = script_is_over  # type: ignore[attr-defined]
         self._in_job = True
         self._serving()
 
@@ -307,7 +320,7 @@ class Worker:
             if isinstance(error, ApplicationNotFound | ConfigurationError):
                 text = str(error)  # says it all; where we found out is of no interest
             else:
-                text = "".join(traceback.format_exception(_without_our_frames(error)))
+                text = application_traceback(error)
         self._tell({
             "t": "exception", "type": type(error).__name__, "message": str(error)[:10_000],
             "text": text[-100_000:], "fatal": fatal,
@@ -388,8 +401,9 @@ def _set_title(title: str) -> None:
 
 
 def _flush_streams() -> None:
-    with contextlib.suppress(Exception):
-        logging.shutdown()
+    if "logging" in sys.modules:
+        with contextlib.suppress(Exception):
+            sys.modules["logging"].shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -399,17 +413,6 @@ def _exit_code(request: SystemExit) -> int:
     if request.code is None:
         return 0
     return request.code & 0xFF if isinstance(request.code, int) else 1
-
-
-def _without_our_frames(error: BaseException) -> BaseException:
-    """Leave out the frames of this package on the way to the application's: they say nothing about its fault."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(here):
-        trace = trace.tb_next
-    while trace is not None and trace.tb_next is not None and "importlib" in trace.tb_frame.f_code.co_filename:
-        trace = trace.tb_next
-    return error.with_traceback(trace)
 
 
 __all__ = ["Identity", "Orders", "Worker", "become", "current"]

@@ -9,7 +9,10 @@ import pytest
 
 from ..harness import Workshop, connect, fetch
 
-SERVER = 'trace(cluster("app:app").set("workers", 3)).listen(0, "127.0.0.1", callback=lambda: say("CALLBACK"))\nprint("OVER")\n'
+SERVER = """
+trace(cluster("app:app").set("workers", 3)).listen(0, "127.0.0.1", callback=lambda: say("CALLBACK"))
+say("OVER")
+"""
 
 
 def test_e1_boot_events_in_order(shop: Workshop) -> None:

@@ -1,0 +1,134 @@
+"""Settings, signals, kinds, events, results, commands: what is pure about them."""
+
+from __future__ import annotations
+
+import functools
+import signal
+
+import gevent
+import pytest
+
+from cluster import kinds, signals
+from cluster.commands import Command, Commands
+from cluster.errors import ConfigurationError, OperationFailed
+from cluster.events import CATALOGUE, Emitter, normal
+from cluster.results import Result
+from cluster.settings import SETTINGS, Settings, typed
+
+
+@pytest.mark.parametrize(("name", "value", "wanted"), [
+    ("workers", "4", 4), ("timeout", "2.5", 2.5), ("timeout", 3, 3.0), ("preload", "yes", True),
+    ("preload", "off", False),
+    ("umask", "027", 0o27), ("user", "1000", 1000), ("restart", "reload", "reload"), ("workers", None, None),
+])
+def test_b5_values_as_text(name: str, value: object, wanted: object) -> None:
+    """B5: settings take what a command line can give."""
+    assert typed(name, value) == wanted
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("workers", 1.5), ("workers", ""), ("timeout", -1), ("timeout", float("inf")),
+    ("timeout", float("nan")), ("timeout", None),
+    ("preload", "perhaps"), ("preload", 1), ("umask", 0o1000), ("umask", "9"), ("title", ""), ("user", -1),
+    ("user", ""),
+    ("signals", []), ("signals", {1: "close"}), ("working directory", 3), ("ready", "now"), ("backlog", 0),
+])
+def test_b5_wrong_values(name: str, value: object) -> None:
+    """B5: the error names the setting and what would be right."""
+    with pytest.raises(ConfigurationError, match=name):
+        typed(name, value)
+
+
+def test_b5_defaults_pass_their_own_checks() -> None:
+    """Each default is a value that the setting takes, each setting has help."""
+    for setting in SETTINGS.values():
+        assert typed(setting.name, setting.default) == setting.default
+        assert setting.help and setting.name == normal(setting.name)
+    assert Settings()["abort_deaths"] == 20
+
+
+def test_signal_names() -> None:
+    """A signal by any of its names; nonsense is refused with what is close."""
+    assert {signals.number(given) for given in ("SIGTERM", "TERM", "term", 15, "15")} == {signal.SIGTERM}
+    with pytest.raises(ConfigurationError, match="did you mean 'SIGTERM'"):
+        signals.number("SIGTREM")
+    for nonsense in (0, -1, 999, None, True, "", 1.5):
+        with pytest.raises(ConfigurationError):
+            signals.number(nonsense)  # type: ignore[arg-type]
+    meaning = signals.meaning({"USR2": None, "WINCH": "spawn"}, lambda name: name == "spawn")
+    assert meaning[signal.SIGUSR2] is None
+    assert (meaning[signal.SIGWINCH], meaning[signal.SIGQUIT]) == ("spawn", "close")
+
+
+def test_kinds() -> None:
+    """Servers told apart, asynchronous ones also behind partials and methods."""
+    async def asgi(scope: object) -> None:
+        pass
+
+    class WithMethod:
+        async def handle(self) -> None:
+            pass
+
+    assert kinds.classify(None) is kinds.Kind.ABSTRACT and kinds.classify("a:b") is kinds.Kind.NAMED
+    assert kinds.classify(kinds.tcp(print)) is kinds.Kind.TCP and kinds.classify(kinds.job(print)) is kinds.Kind.JOB
+    assert kinds.classify(lambda environ, start: []) is kinds.Kind.WSGI
+    for coroutine in (asgi, functools.partial(asgi, 1), WithMethod().handle):
+        with pytest.raises(ConfigurationError, match="ASGI"):
+            kinds.classify(coroutine)
+    kinds.check_wsgi(lambda *args: [])
+    kinds.check_wsgi(print)
+    with pytest.raises(ConfigurationError, match="as a job"):
+        kinds.check_wsgi(lambda worker: None)
+
+
+def test_emitter_order_and_failures() -> None:
+    """B4: a handler that raises is reported, the others run; `once` is once also when emitted from inside."""
+    emitter, calls, failures = Emitter(), [], []
+    emitter.on_failure = lambda name, handler, error: failures.append((name, type(error)))
+
+    def bad() -> None:
+        raise SystemExit(3)
+
+    def again() -> None:
+        calls.append("again")
+        emitter.dispatch("x")
+
+    emitter.add("x", again, once=True)
+    emitter.add("x", bad)
+    emitter.add("x", lambda: calls.append("last"))
+    emitter.dispatch("x")
+    assert calls == ["again", "last", "last"] and failures == [("x", SystemExit)] * 2
+    assert all(event.name == normal(event.name) and event.help for event in CATALOGUE.values())
+
+
+def test_result() -> None:
+    """wait() returns the value, raises the reason, or times out; the guard is asked before it blocks."""
+    result = Result("spawn")
+    with pytest.raises(TimeoutError, match="spawn is not done"):
+        result.wait(0.01)
+    gevent.spawn(result.succeed, 5)
+    assert result.wait(20) == 5 and result.done and result.error is None
+    failed = Result("reload")
+    failed.fail("no")
+    failed.succeed(1)
+    with pytest.raises(OperationFailed, match="reload: no"):
+        failed.wait()
+
+    def guard() -> None:
+        raise RuntimeError("guarded")
+
+    with pytest.raises(RuntimeError, match="guarded"):
+        Result("x", guard).wait()
+
+
+def test_commands() -> None:
+    """Names with spaces or underscores, taken ones, wrong ones."""
+    commands = Commands()
+    commands.add(Command("reopen logs", print, "help"))
+    assert commands.get("reopen_logs").run is print and "reopen logs" in commands
+    with pytest.raises(ConfigurationError, match="already"):
+        commands.add(Command("reopen_logs", print, ""))
+    with pytest.raises(ConfigurationError, match="did you mean 'reopen logs'"):
+        commands.get("reopen log")
+    with pytest.raises(ConfigurationError, match="needs a function"):
+        commands.add(Command("x", 3, ""))  # type: ignore[arg-type]
