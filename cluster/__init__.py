@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from .kinds import job as job
     from .kinds import tcp as tcp
     from .master import Master as Master
+    from .plugins.cli import cli as cli
     from .plugins.debug import debug as debug
+    from .plugins.logger import logger as logger
+    from .plugins.pidfiles import pidfiles as pidfiles
+    from .plugins.reload import reload as reload
+    from .plugins.repl import repl as repl
+    from .plugins.stats import stats as stats
+    from .vhosts import vhost as vhost
     from .workers.runtime import Worker
 
 __version__ = "0.1.0"
@@ -44,6 +51,7 @@ _LAZY = {
     "Argument": "commands",
     "tcp": "kinds",
     "job": "kinds",
+    "vhost": "vhosts",
     "ClusterError": "errors",
     "ConfigurationError": "errors",
     "OperationFailed": "errors",

@@ -20,6 +20,7 @@ class Extensible:
     _emitter: Emitter
     _complaints: Complaints
     _supervisor: Any
+    _calls: Any
 
     def __init__(self) -> None:
         #: where plugins and users log to; it goes nowhere until a plugin such as ``logger()`` gives it a handler
@@ -65,6 +66,14 @@ class Extensible:
         """
         found = signature_arguments(function) if arguments is None else tuple(arguments)
         self._commands.add(Command(name, function, help or _first_line(function), found, workers, access))
+        return self
+
+    def expose(self, name: str, function: Callable[..., Any], with_worker: bool = False) -> Any:
+        """Let workers call *function* by ``worker.call(name, …)``. *with_worker*: its first argument is the caller. Returns the master.
+
+        Arguments and result are what JSON can carry. Raises `ConfigurationError` when the name is taken.
+        """
+        self._calls.expose(name, function, with_worker)
         return self
 
     def listened_to(self, name: str) -> bool:

@@ -23,6 +23,7 @@ from .listeners import check_options as check_listener_options
 from .listeners import parse as parse_address
 from .results import Result
 from .settings import Settings
+from .vhosts import VirtualHosts
 
 ENVIRONMENT = "CLUSTER_ENV"
 DEFAULT_ENVIRONMENT = "development"
@@ -179,14 +180,6 @@ class Master(Extensible):
             self._emitter.dispatch(name, *args)
         return self
 
-    def expose(self, name: str, function: Callable[..., Any], with_worker: bool = False) -> Master:
-        """Let workers call *function* by ``worker.call(name, …)``. *with_worker*: its first argument is the caller.
-
-        Arguments and result are what JSON can carry. Raises `ConfigurationError` when the name is taken.
-        """
-        self._calls.expose(name, function, with_worker)
-        return self
-
     def bind(self, address: Any, host: str | None = None, **options: Any) -> Master:
         """Add an address to listen on; it is bound at ``start()``.
 
@@ -263,6 +256,8 @@ class Master(Extensible):
         if kind is Kind.NAMED:
             target = importer.parse(self.server, self.base)
             importer.check(target, self.base)
+        elif isinstance(self.server, VirtualHosts):
+            self.server.check(self.base)
         elif kind is Kind.WSGI and self._addresses:
             kinds.check_wsgi(self.server)
         elif kind is Kind.GEVENT and not self._addresses:

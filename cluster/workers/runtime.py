@@ -29,6 +29,7 @@ from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
 from ..system import System, unblock_signals
+from ..vhosts import VirtualHosts
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
@@ -171,6 +172,8 @@ class Worker:
         with self.fatal():
             if isinstance(server, Target):
                 server = importer.load(server, self._orders.base)
+            if isinstance(server, VirtualHosts):
+                server = server.load(self._orders.base)
             kind = classify(server)
             is_job = kind is Kind.JOB or (kind is Kind.WSGI and not self.listeners)
             if not is_job:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cluster"
 #: from the bottom up: a module may import from its own layer and from those before it
 LAYERS: dict[str, set[str]] = {
     "pure": {"errors", "states", "events", "settings", "importer", "kinds", "respawn", "rollout", "commands",
-             "narration"},
+             "narration", "vhosts"},
     "operating system": {"system", "signals", "listeners", "channel", "scoreboard", "host", "notify"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
     "actors": {"workers", "workers.handle", "workers.runtime", "servers", "servers.context", "servers.accepting",
