@@ -69,8 +69,9 @@ class Extensible:
         return self
 
     def expose(self, name: str, function: Callable[..., Any], with_worker: bool = False) -> Any:
-        """Let workers call *function* by ``worker.call(name, …)``. *with_worker*: its first argument is the caller. Returns the master.
+        """Let workers call *function* by ``worker.call(name, …)``; returns the master.
 
+        *with_worker*: its first argument is the caller.
         Arguments and result are what JSON can carry. Raises `ConfigurationError` when the name is taken.
         """
         self._calls.expose(name, function, with_worker)

@@ -30,7 +30,7 @@ CLOSED = {
     "http": {"errors"},
     # helpers that plugins share begin with an underscore; the others do not know each other
     "plugins": {"", "errors", "commands", "results", "signals", "host", "system", "narration", "remote", "operating",
-                "http"},
+                "channel", "http"},
 }
 
 #: what a pure module may import from the standard library: nothing that reads, writes or waits
@@ -44,7 +44,7 @@ HARMLESS = {"fspath", "PathLike", "path", "sep"}
 #: who runs in a process of its own, where waiting holds up nobody: it asks a cluster, and is none
 CLIENTS = {"remote", "operating", "operators", "console"}
 #: who tells moments, not durations
-WALL_CLOCK = {"plugins.stats", "plugins.reload"}
+WALL_CLOCK = {"plugins.stats", "plugins.reload", "plugins.redis_log"}
 
 LINES = 400
 #: too long; to be taken apart, never to grow beyond this
