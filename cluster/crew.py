@@ -6,8 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import channel
 from .announcer import Announcer
@@ -35,8 +34,7 @@ SILENT = 1.0
 _AT_ONCE = (signal.SIGTERM, signal.SIGINT)
 
 
-@dataclass
-class Seat:
+class Seat(NamedTuple):
     """What a new worker gets from its master."""
 
     slot: int
@@ -197,7 +195,6 @@ class Crew:
         if not worker.retiring:
             worker.go(WorkerState.RETIRING)
             self.scoreboard.serving[worker.row] = 0  # one that is stuck must not count in the mean of the others
-            self.scoreboard.load[worker.row] = 0
         elif number not in (signal.SIGKILL, *_AT_ONCE):
             return  # it is draining already
         for timer in worker.timers:

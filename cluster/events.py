@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Handler = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One kind of event: its name, the names of what handlers are given, where it is emitted, and when."""
 
     name: str

@@ -9,10 +9,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ApplicationNotFound, did_you_mean
 
@@ -22,8 +21,7 @@ DEFAULT_NAMES = ("app", "application", "server", "main")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a string names: a module or a file, and an expression in it (an attribute, or a call of one)."""
 
     text: str

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
 
@@ -28,15 +27,13 @@ class Kind(Enum):
     JOB = "job"  #: a function that runs until it returns
 
 
-@dataclass(frozen=True)
-class Tcp:
+class Tcp(NamedTuple):
     """``handler(socket, address)`` for each connection, each in a greenlet of its own."""
 
     handler: Callable[[Any, Any], Any]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """``function(worker)``, run once by each worker; the worker ends and comes back when it returns."""
 
     function: Callable[[Any], Any]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import host, importer, restart, servers, signals
+from . import certificates, host, importer, restart, servers, signals
 from .crew import ForkedChild
 from .errors import BindError
 from .importer import Target
@@ -42,8 +42,14 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if target is not None and master.options["preload"]:
         server = importer.load(target, master.base)
         classify(server)
+    named_tls = {listener.key: listener.options["tls"] for listener in listeners if listener.options.get("tls")}
+    for listener in listeners:
+        if listener.key in named_tls:
+            material = certificates.load(named_tls[listener.key], master.base)
+            listener.options = {**listener.options, "tls": material}
     if listeners:
-        servers.prepare(server if target is None or master.options["preload"] else None)
+        known = target is None or master.options["preload"]
+        servers.prepare(server if known else None, master.options, listeners)
     if isinstance(server, VirtualHosts) and master.options["preload"]:
         server = server.load(master.base)
     if master.options["preload"]:
@@ -64,6 +70,8 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         callback=callback,
         predecessor=predecessor,
         taken=taken,
+        tls=named_tls,
+        base=master.base,
         same_code=_same_code(master, server),
     )
     orders = runtime.Orders(
@@ -76,6 +84,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     )
     _set_title(master.options["title"])
     gc.freeze()  # what is there now is never collected in a worker, so its pages stay shared
+    gc.enable()
     supervisor = Supervisor(plan, master._emitter, master._complaints)
     master._supervisor = supervisor
     master._listeners = listeners

@@ -10,11 +10,11 @@ import re
 import socket as constants
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent.monkey
 
+from . import certificates
 from .errors import BindError, ConfigurationError
 from .system import close_descriptor
 
@@ -25,11 +25,15 @@ _getaddrinfo = gevent.monkey.get_original("socket", "getaddrinfo")
 FORMS = "a port, 'host:port', '[::1]:port', 'unix:/path', 'fd://3', a bound socket, or a list of these"
 
 #: options that belong to a listener, with what they take
-OPTIONS = {"mode": "an octal number such as 0o660", "owner": "'user' or 'user:group'"}
+OPTIONS = {
+    "mode": "an octal number such as 0o660",
+    "owner": "'user' or 'user:group'",
+    "tls": "(certificate, key)",
+    "proxy_protocol": "True, or the peers that speak it, as addresses or networks",
+}
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where to listen: a host and port, a unix socket's path, an inherited descriptor, or a socket that is bound."""
 
     kind: str  # "tcp" | "unix" | "fd" | "socket"
@@ -37,7 +41,7 @@ class Address:
     port: int = 0
     path: str = ""
     descriptor: int = -1
-    bound: Any = field(default=None, compare=False)
+    bound: Any = None
 
     def __str__(self) -> str:
         if self.kind == "tcp":
@@ -119,8 +123,17 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in OPTIONS:
             raise ConfigurationError(f"no listener option {name!r}; there are {', '.join(OPTIONS)}")
-        right = _is_int(value) and 0 <= value <= 0o777 if name == "mode" else isinstance(value, str) and value
-        if value is not None and not right:
+        if value is None:
+            continue
+        right: Any = isinstance(value, str) and value
+        if name == "mode":
+            right = _is_int(value) and 0 <= value <= 0o777
+        elif name == "tls":
+            certificates.check(value)
+            right = True
+        elif name == "proxy_protocol":
+            right = right or value is True or (isinstance(value, list | tuple) and value)
+        if not right:
             raise ConfigurationError(f"listener option {name!r} takes {OPTIONS[name]}, not {value!r}")
     return {name: value for name, value in options.items() if value is not None}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 #: a worker that dies younger than this (seconds) makes its slot back off
 EARLY = 2.0
 #: a worker that lived this long (seconds) clears its slot's back-off
@@ -17,17 +15,17 @@ CAP_AT_BOOT = 0.5
 PACE = 0.1
 
 
-@dataclass
 class Respawn:
     """Decides how long a slot waits, and counts deaths in a row without a worker getting ready.
 
-    ``abort_deaths``: give up after that many such deaths; 0 means never.
+    *abort_deaths*: give up after that many such deaths; 0 means never.
     """
 
-    abort_deaths: int = 20
-    deaths: int = 0
-    ever_ready: bool = False
-    _early: dict[object, int] = field(default_factory=dict)
+    def __init__(self, abort_deaths: int = 20) -> None:
+        self.abort_deaths = abort_deaths
+        self.deaths = 0
+        self.ever_ready = False
+        self._early: dict[object, int] = {}
 
     def ready(self) -> None:
         """A worker got ready."""

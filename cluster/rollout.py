@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Action(Enum):
@@ -15,8 +15,7 @@ class Action(Enum):
     ROLL_BACK = "roll back"  #: kill the new generation; the old one serves on
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One worker of the new generation: its slot, whether it is ready, and how it ended if it did."""
 
     slot: int
@@ -24,8 +23,7 @@ class Member:
     died: str | None = None
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """An action and, for a roll-back, the reason in words."""
 
     action: Action

@@ -1,7 +1,7 @@
 """Shared memory with one row of counters per worker: written by the worker without a system call, read any time.
 
-Two columns stand apart, `load` and `serving`, one number per row: a worker compares its own load with the mean of all
-before each accept, and summing a slice of shared memory is one call in C.
+`active` and `serving` are columns over all rows: before each accept a worker compares its own connections with the mean
+of all serving workers, and summing slices of shared memory is one call in C.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SERVER_FIELDS = (
     "responses_3xx",
     "responses_4xx",
     "responses_5xx",
-    *(f"latency_{n}" for n in range(HISTOGRAM_BUCKETS)),
+    *(f"latency_{n:02}" for n in range(HISTOGRAM_BUCKETS)),
 )
 #: counters that fall to 0 with their worker; all others go on in the totals
 ACTIVE_FIELDS = frozenset({"connections_active", "requests_active"})
@@ -48,16 +48,16 @@ class Scoreboard:
 
     def __init__(self, rows: int = ROWS) -> None:
         width = len(SERVER_FIELDS)
-        head = 2 * rows + 8
+        head = rows + 8
         words = head + rows * width
         self._memory = mmap.mmap(-1, words * _WORD + rows * NOTES * NOTE_BYTES)
         view = memoryview(self._memory)
         self._words = view[: words * _WORD].cast("Q")
-        #: connections each serving worker has open, 0 for the others
-        self.load = self._words[:rows]
+        #: connections that each worker has open
+        self.active = self._words[head + SERVER_FIELDS.index("connections_active") :: width]
         #: 1 for a worker that accepts connections
-        self.serving = self._words[rows : 2 * rows]
-        self._shared = self._words[2 * rows : head]
+        self.serving = self._words[:rows]
+        self._shared = self._words[rows:head]
         self._rows = [self._words[head + n * width : head + (n + 1) * width] for n in range(rows)]
         notes = view[words * _WORD :]
         size = NOTES * NOTE_BYTES
@@ -97,7 +97,7 @@ class Scoreboard:
             if field not in ACTIVE_FIELDS:
                 self.totals[field] += counters[index]
             counters[index] = 0
-        self.load[row] = self.serving[row] = 0
+        self.serving[row] = 0
         self._notes[row][:] = bytes(len(self._notes[row]))
         self._free.append(row)
         self._free.sort(reverse=True)

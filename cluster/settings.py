@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigurationError, did_you_mean
 from .events import normal
@@ -14,8 +13,7 @@ from .events import normal
 Check = Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting. ``check`` turns what the user gave into the value, or raises ValueError saying what is right."""
 
     name: str
@@ -84,6 +82,18 @@ def _directory(value: Any) -> str:
     return path
 
 
+def _target(value: Any) -> str:
+    return value if value == "-" else _directory(value)
+
+
+def _peers(value: Any) -> str | list[str]:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
+        return list(value)
+    raise ValueError("addresses or networks, in a list or one text")
+
+
 def _identity(value: Any) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "" or (
         isinstance(value, int) and value < 0
@@ -149,6 +159,23 @@ SETTINGS: dict[str, Setting] = {
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
                 "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
+        Setting("access log", None, "path", _target, "Where requests are logged; `-`: standard output."),
+        Setting("access log format", None, "", _text,
+                "gunicorn's atoms, as in `%(h)s \"%(r)s\" %(s)s`, or `json`. Default: the combined format."),
+        Setting("trusted proxies", None, "", _peers,
+                "Peers whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks, `unix`, or `*`."),
+        Setting("head timeout", 10.0, "seconds", _seconds, "How long a request's head may take. 0: for ever."),
+        Setting("body timeout", 30.0, "seconds", _seconds, "How long a request's body may pause. 0: for ever."),
+        Setting("keep alive", 5.0, "seconds", _seconds,
+                "How long a connection may be idle between requests; 75 suits a server behind a proxy. 0: for ever."),
+        Setting("write timeout", 30.0, "seconds", _seconds,
+                "How long a client may take nothing of a response. 0: for ever."),
+        Setting("max body", None, "bytes", _count(1), "The largest request body (413 beyond it). Default: no limit."),
+        Setting("max request line", 8192, "bytes", _count(1), "The longest request line (414 beyond it)."),
+        Setting("max header", 8192, "bytes", _count(1), "The longest header field (431 beyond it)."),
+        Setting("max headers", 100, "fields", _count(1), "The most header fields of a request (431 beyond it)."),
+        Setting("max head", 65536, "bytes", _count(1), "The longest request line and header fields together (431)."),
+        Setting("max connections", 10000, "connections", _count(1), "The most connections of a worker."),
         Setting("signals", {}, "", _signal_map,
                 "Changes which signal means which command: {\"SIGTERM\": \"close\"}; None: the signal is ignored."),
     )

@@ -104,5 +104,8 @@ class Watchers:
         self._stop()
         undo_in_child.remove(self._stop)
         for wanted, handler in self._before.items():
+            if wanted == signal.SIGQUIT and handler == signal.SIG_DFL:
+                signal.signal(wanted, signal.SIG_IGN)  # a close asked for again must not dump core
+                continue
             signal.signal(wanted, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()

@@ -10,18 +10,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 
-from . import host
+from . import certificates, host, servers
 from .announcer import Announcer
 from .calls import Calls
 from .channel import Message
 from .complaints import Complaints
 from .crew import Crew, ForkedChild
-from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, ChannelError, WouldBlock
+from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, ChannelError, ConfigurationError, WouldBlock
 from .events import Emitter
 from .inbox import Inbox, Timer
 from .listeners import Listeners
@@ -35,8 +34,7 @@ from .system import System
 from .workers.handle import WorkerHandle
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """What the fluent surface gathered; the supervisor's orders."""
 
     settings: dict[str, Any]
@@ -49,6 +47,10 @@ class Plan:
     callback: Callable[[], Any] | None
     predecessor: Predecessor | None
     taken: set[str]
+    #: listener key → its ``tls`` option as the user gave it, with paths
+    tls: dict[str, Any]
+    #: directory that those paths are taken against
+    base: str
     #: why reload() cannot bring new code, or None when it can
     same_code: str | None
 
@@ -164,6 +166,9 @@ class Supervisor:
         if self._plan.predecessor is not None:
             self.crew.scoreboard.inherit(self._plan.predecessor.totals)
             self._plan.predecessor.watch(self.crew.scoreboard.inherit, lambda: self.announcer.say("old master gone"))
+        if self._plan.tls:
+            before = {key: certificates.stamp(tls, self._plan.base) for key, tls in self._plan.tls.items()}
+            self._inbox.later(certificates.LOOK, self._look_at_certificates, before)
         self._say_and_hold("start", (), self._fork_first)
 
     def _fork_first(self) -> None:
@@ -305,7 +310,30 @@ class Supervisor:
     def reopen_logs(self, result: Result) -> None:
         """Tell whoever writes logs to open them anew."""
         self.announcer.say("reopen logs")
+        for worker in self.crew.members.values():
+            self.crew.send(worker, {"t": "reopen logs"})
         result.succeed()
+
+    def _look_at_certificates(self, before: dict[str, Any]) -> None:
+        """Hand changed certificates to the workers; those that cannot be used are told once and left aside."""
+        for index, listener in enumerate(self._plan.listeners):
+            option = self._plan.tls.get(listener.key)
+            if option is None:
+                continue
+            now = certificates.stamp(option, self._plan.base)
+            if now == before.get(listener.key) or None in now:
+                continue
+            before[listener.key] = now
+            try:
+                material = certificates.load(option, self._plan.base)
+                servers.check_tls(material)
+            except ConfigurationError as error:
+                self._complaints.say(f"{listener}: {error}; the old certificate stays")
+                continue
+            listener.options = {**listener.options, "tls": material}
+            for worker in self.crew.members.values():
+                self.crew.send(worker, {"t": "tls", "listener": index, "material": certificates.to_text(material)})
+        self._inbox.later(certificates.LOOK, self._look_at_certificates, before)
 
     # -- new workers
 

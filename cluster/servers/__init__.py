@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import ConfigurationError
 from ..kinds import Kind, Tcp, check_wsgi, classify
+from ..listeners import Listener
 from .context import Adapter, Context
 
-__all__ = ["Adapter", "Context", "adapt", "prepare"]
+__all__ = ["Adapter", "Context", "adapt", "check_tls", "prepare"]
 
 
-def prepare(server: Any) -> None:
-    """Import in the master what *server* (None: not known yet) will need in the workers: once, and in shared memory."""
-    if server is None or classify(server) is Kind.WSGI:
-        from . import wsgi  # noqa: F401
-    elif classify(server) in (Kind.GEVENT, Kind.TCP):
+def prepare(server: Any, options: Mapping[str, Any], listeners: Iterable[Listener]) -> None:
+    """In the master: import what *server* (None: not known yet) will need in the workers, once and in shared memory,
+    and find out what is wrong with its settings and those of the *listeners*.
+
+    Raises `ConfigurationError`.
+    """
+    if server is not None and classify(server) in (Kind.GEVENT, Kind.TCP):
         from . import stream  # noqa: F401
+
+        for listener in listeners:
+            if {"tls", "proxy_protocol"} & set(listener.options):
+                raise ConfigurationError("listener options 'tls' and 'proxy_protocol' are for WSGI applications")
+        return
+    from . import http
+
+    http.check(options)
+    for listener in listeners:
+        http.check_listener(listener.options)
+
+
+def check_tls(material: Any) -> None:
+    """Whether loaded certificates can be used. Raises `ConfigurationError`."""
+    from . import http
+
+    http.check_listener({"tls": material})
 
 
 def adapt(server: Any, context: Context) -> Adapter:
@@ -35,9 +56,8 @@ def adapt(server: Any, context: Context) -> Adapter:
         assert isinstance(server, Tcp)
         return GeventAdapter(context, tcp_servers(server.handler, context))
     if kind is Kind.WSGI:
-        from .stream import GeventAdapter
-        from .wsgi import wsgi_servers
+        from .http import HTTPAdapter
 
         check_wsgi(server)
-        return GeventAdapter(context, wsgi_servers(server, context))
+        return HTTPAdapter(context, server)
     raise ConfigurationError(f"cannot serve {server!r} on a socket")

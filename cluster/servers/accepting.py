@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from operator import mul
 from typing import Any
 
 import gevent
@@ -34,12 +35,11 @@ Handle = Callable[[int, Any], None]
 
 
 class Accepting:
-    """Watches the listeners of one worker. Counts its connections: *released* must be called when one ends."""
+    """Watches the listeners of one worker. The server keeps its row's count of open connections up to date."""
 
     def __init__(self, scoreboard: Scoreboard, row: int) -> None:
-        self.active = 0
         self._scoreboard = scoreboard
-        self._load = scoreboard.load
+        self._active = scoreboard.active
         self._serving = scoreboard.serving
         self._row = row
         self._loop = gevent.get_hub().loop
@@ -59,7 +59,6 @@ class Accepting:
         """Begin to accept."""
         self._serves = True
         self._serving[self._row] = 1
-        self._load[self._row] = self.active
         self._watch()
 
     def stop(self) -> None:
@@ -68,7 +67,6 @@ class Accepting:
         self._unwatch()
         self._stop_timer()
         self._serving[self._row] = 0
-        self._load[self._row] = 0
 
     def hold(self) -> None:
         """The server is full."""
@@ -80,12 +78,6 @@ class Accepting:
         self._held = False
         if self._serves and self._timer is None:
             self._watch()
-
-    def released(self) -> None:
-        """A connection has ended."""
-        self.active -= 1
-        if self._serves:
-            self._load[self._row] = self.active
 
     def empty(self, mask: int) -> None:
         """Accept all that is queued on the listeners whose bit is in *mask*; nobody else will."""
@@ -112,8 +104,12 @@ class Accepting:
 
     def _above_mean(self) -> bool:
         rows = self._scoreboard.used
-        serving = sum(self._serving[:rows])
-        return serving > 1 and self.active > sum(self._load[:rows]) / serving + MARGIN
+        serving = self._serving[:rows]
+        count = sum(serving)
+        if count < 2:
+            return False
+        mean = sum(map(mul, self._active[:rows], serving)) / count
+        return bool(self._active[self._row] > mean + MARGIN)
 
     def _wait(self, seconds: float) -> None:
         self._unwatch()
@@ -147,8 +143,5 @@ class Accepting:
                 self._looks = LOOKS
                 self._wait(EXHAUSTED)
             return error.errno == errno.ECONNABORTED
-        self.active += 1
-        if self._serves:
-            self._load[self._row] = self.active
         handle(descriptor, address)
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ class Context:
     in_flight: InFlight
     #: (error, what was going on): an exception in a request; the worker lives on
     report: Callable[[BaseException, str], None]
+    #: all settings, and the directory that relative paths among them are taken against
+    options: Mapping[str, Any]
+    base: str
     #: each is told ``(event, data)`` when a connection comes or goes and a request begins or is complete; empty unless
     #: a plugin wants to know, so that a server looks at it before it gathers anything
     observers: list[Callable[[str, dict[str, Any]], None]] = field(default_factory=list)
@@ -46,9 +49,16 @@ class Adapter(Protocol):
         """
 
 
+    def reopen_logs(self) -> None:
+        """Log files were moved away."""
+
+    def set_tls(self, index: int, material: Any) -> None:
+        """New certificates for connections that the listener *index* gets from now on."""
+
+
 def describe(environ: dict[str, Any]) -> bytes:
     """A request in one line, for the in-flight table."""
     query = environ.get("QUERY_STRING")
     target = environ.get("PATH_INFO", "") + (f"?{query}" if query else "")
-    text = f"{environ.get('REQUEST_METHOD', '-')} {target} from {environ.get('REMOTE_ADDR', '-')}"
+    text = f"{environ.get('REQUEST_METHOD', '-')} {target} {environ.get('REMOTE_ADDR', '-')}"
     return text.encode("latin-1", "replace")

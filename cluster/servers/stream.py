@@ -114,8 +114,7 @@ class GeventAdapter:
 
     def _released(self) -> None:
         self._counters[_ACTIVE] -= 1
-        self._accepting.released()
-        if self._draining and not self._accepting.active:
+        if self._draining and not self.connections():
             self._all_closed.set()
 
     def start(self) -> None:
@@ -126,7 +125,7 @@ class GeventAdapter:
 
     def connections(self) -> int:
         """How many are open."""
-        return self._accepting.active
+        return int(self._counters[_ACTIVE])
 
     def drain(self, grace: float) -> None:
         """Stop accepting and block until all connections have ended."""
@@ -135,10 +134,16 @@ class GeventAdapter:
             end_idle(grace)
         self._accepting.stop()
         self._accepting.empty(self._context.scoreboard.emptying)
-        if self._accepting.active:
+        if self.connections():
             self._all_closed.wait()
         # a close of the whole cluster may have been asked for after this worker had begun to drain
         self._accepting.empty(self._context.scoreboard.emptying)
-        while self._accepting.active:
+        while self.connections():
             self._all_closed.clear()
             self._all_closed.wait()
+
+    def reopen_logs(self) -> None:
+        """gevent's servers log where the user told them to."""
+
+    def set_tls(self, index: int, material: Any) -> None:
+        """They have their own TLS."""

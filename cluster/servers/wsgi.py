@@ -1,4 +1,4 @@
-"""WSGI applications, served by gevent's pywsgi."""
+"""gevent's WSGIServer, as the user made it: its connections counted, drained and noted while in flight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 import gevent.monkey
-from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.pywsgi import WSGIHandler
 
 from ..http.counters import bucket
 from ..listeners import Listener
@@ -23,15 +23,6 @@ _TOTAL = SERVER_FIELDS.index("requests_total")
 _SENT = SERVER_FIELDS.index("bytes_sent")
 _FIRST_CLASS = SERVER_FIELDS.index("responses_1xx")
 _FIRST_BUCKET = SERVER_FIELDS.index("responses_5xx") + 1
-
-
-def wsgi_servers(application: Any, context: Context) -> list[Any]:
-    """One pywsgi server per listener: its environ holds the port."""
-    served = []
-    for listener in context.listeners:
-        server = WSGIServer(listener.socket, application, log=None, environ={"wsgi.multiprocess": True})
-        served.append((server, [listener], track(server, context, listener)))
-    return served
 
 
 def _server_name(listener: Listener) -> dict[str, str]:

@@ -10,14 +10,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
 import gevent.hub
 
-from .. import importer, servers
+from .. import certificates, importer, servers
 from ..channel import Channel, Message
 from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
@@ -44,8 +43,7 @@ def current() -> Worker | None:
     return _current
 
 
-@dataclass(frozen=True)
-class Orders:
+class Orders(NamedTuple):
     """What every worker of a cluster is told by its master."""
 
     emitter: Emitter
@@ -58,8 +56,7 @@ class Orders:
     identity: Identity | None
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Whom a worker runs as: user id, group id, and the name whose supplementary groups it takes."""
 
     uid: int | None
@@ -93,6 +90,7 @@ class Worker:
         self._in_job = False
         self._exit_code = 0
         self._said_ready = False
+        self._adapter: servers.Adapter | None = None
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -188,9 +186,9 @@ class Worker:
             raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
             self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
-            self.observers,
+            self.options, self._orders.base, self.observers,
         )
-        adapter = servers.adapt(server, context)
+        adapter = self._adapter = servers.adapt(server, context)
         adapter.start()
         self._serving()
         self._stop.wait()
@@ -369,6 +367,10 @@ class Worker:
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):
             gevent.spawn(self._emitter.dispatch, message["name"], *message.get("args", ()))
+        elif self._adapter is not None and message["t"] == "reopen logs":
+            self._adapter.reopen_logs()
+        elif self._adapter is not None and message["t"] == "tls":
+            self._adapter.set_tls(message["listener"], certificates.from_text(message["material"]))
 
 
 def become(seat: Any, orders: Orders) -> Worker:

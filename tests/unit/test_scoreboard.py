@@ -17,11 +17,12 @@ def test_totals_never_go_down_and_active_ones_do() -> None:
     counters = board.counters(row)
     counters[0], counters[1], counters[3] = 2, 7, 9
     assert board.sums([row])["connections_total"] == 7 and board.sums([row])["connections_active"] == 2
-    board.load[row] = board.serving[row] = 1
+    board.serving[row] = 1
+    assert board.active[row] == 2
     board.give_back(row)
     sums = board.sums([])
     assert (sums["connections_total"], sums["requests_total"], sums["connections_active"]) == (7, 9, 0)
-    assert board.load[row] == board.serving[row] == 0
+    assert board.active[row] == board.serving[row] == 0
     before: dict[str, Any] = {"connections_total": 3, "nonsense": 5, "connections_active": 4, "bytes_sent": "x"}
     board.inherit(before)
     assert board.sums([])["connections_total"] == 10 and board.sums([])["connections_active"] == 0

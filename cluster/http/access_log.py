@@ -1,0 +1,237 @@
+"""The access log: one line per request, in gunicorn's atoms or as JSON, written in batches."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gevent.hub import get_hub
+
+from cluster.errors import ConfigurationError
+from cluster.http.errors import Refused
+from cluster.http.request import Environ
+
+if TYPE_CHECKING:
+    from cluster.http.connection import Connection
+    from cluster.http.exchange import Exchange
+
+#: the combined format
+COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+#: one object per line
+JSON = "json"
+
+#: how long a line may wait for others, in seconds, and how many bytes of lines do not wait
+_DELAY = 0.2
+_BATCH = 65536
+
+_ATOM = re.compile(r"%\((\{[^}]*\}[ioe]|[a-zA-Z]+)\)s|%%")
+# Whatever could end a field or a line early, or reach a terminal: clients choose most of these texts.
+_UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\xff]')
+
+
+class Record:
+    """What is known of a request when it is over."""
+
+    __slots__ = ("environ", "headers", "peer", "seconds", "sent", "status")
+
+    def __init__(
+        self, environ: Environ, peer: str, status: int, sent: int, seconds: float, headers: list[tuple[str, str]]
+    ) -> None:
+        self.environ = environ
+        self.peer = peer
+        self.status = status
+        self.sent = sent
+        self.seconds = seconds
+        self.headers = headers
+
+    @property
+    def user(self) -> str | None:
+        kind, _, rest = str(self.environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+        if kind.lower() != "basic":
+            return None
+        import base64
+        import binascii
+
+        try:
+            return base64.b64decode(rest, validate=True).decode("utf-8", "replace").partition(":")[0] or None
+        except (binascii.Error, ValueError):
+            return None
+
+    @property
+    def request(self) -> str | None:
+        environ = self.environ
+        if "REQUEST_URI" not in environ:
+            return None
+        return f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}"
+
+    def header(self, name: str) -> str | None:
+        found = [str(value) for key, value in self.headers if str(key).lower() == name.lower()]
+        return ", ".join(found) if found else None
+
+
+_ATOMS: dict[str, Callable[[Record], Any]] = {
+    "h": lambda record: record.environ.get("REMOTE_ADDR") or record.peer,
+    "l": lambda record: None,
+    "u": lambda record: record.user,
+    "t": lambda record: time.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
+    "r": lambda record: record.request,
+    "m": lambda record: record.environ.get("REQUEST_METHOD"),
+    "U": lambda record: record.environ.get("PATH_INFO"),
+    "q": lambda record: record.environ.get("QUERY_STRING"),
+    "H": lambda record: record.environ.get("SERVER_PROTOCOL"),
+    "s": lambda record: record.status,
+    "st": lambda record: record.status,
+    "b": lambda record: record.sent or None,
+    "B": lambda record: record.sent,
+    "f": lambda record: record.environ.get("HTTP_REFERER"),
+    "a": lambda record: record.environ.get("HTTP_USER_AGENT"),
+    "T": lambda record: int(record.seconds),
+    "M": lambda record: int(record.seconds * 1000),
+    "D": lambda record: int(record.seconds * 1_000_000),
+    "L": lambda record: f"{record.seconds:.6f}",
+    "p": lambda record: f"<{os.getpid()}>",
+}
+
+_FIELDS: dict[str, Callable[[Record], Any]] = {
+    "time": lambda record: time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    "remote_addr": _ATOMS["h"],
+    "user": _ATOMS["u"],
+    "method": _ATOMS["m"],
+    "target": lambda record: record.environ.get("REQUEST_URI"),
+    "protocol": _ATOMS["H"],
+    "host": lambda record: record.environ.get("HTTP_HOST"),
+    "status": _ATOMS["s"],
+    "bytes": _ATOMS["B"],
+    "seconds": lambda record: round(record.seconds, 6),
+    "referer": _ATOMS["f"],
+    "user_agent": _ATOMS["a"],
+    "pid": lambda record: os.getpid(),
+}
+
+
+def compile_format(text: str) -> Callable[[Record], str]:
+    """A function that renders a line. Raises `ConfigurationError` for an atom that is none."""
+    if text == JSON:
+        return lambda record: json.dumps({name: get(record) for name, get in _FIELDS.items()})
+    getters = []
+    parts = []
+    end = 0
+    for match in _ATOM.finditer(text):
+        parts.append(text[end : match.start()].replace("%", "%%"))
+        end = match.end()
+        name = match[1]
+        if name is None:
+            parts.append("%%")
+            continue
+        parts.append("%s")
+        getters.append(_getter(name))
+    parts.append(text[end:].replace("%", "%%"))
+    template = "".join(parts)
+    return lambda record: template % tuple(_safe(get(record)) for get in getters)
+
+
+def _getter(name: str) -> Callable[[Record], Any]:
+    if name.startswith("{"):
+        key, kind = name[1:-2], name[-1]
+        if kind == "i":
+            own = key.upper().replace("-", "_")
+            own = own if own in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + own
+            return lambda record: record.environ.get(own)
+        if kind == "o":
+            return lambda record: record.header(key)
+        return lambda record: record.environ.get(key)
+    if name not in _ATOMS:
+        raise ConfigurationError(f"no atom of an access log: %({name})s")
+    return _ATOMS[name]
+
+
+def _safe(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value))
+
+
+class AccessLog:
+    """Writes a line for each request to a file or to standard output.
+
+    :param target: a path, ``-`` for standard output, or a function that is given bytes (whole lines)
+    :param format: gunicorn's atoms, or ``json``
+
+    Lines wait up to 0.2 s for others and leave in one write to a file opened for appending, so that those of
+    several processes do not mix. Raises `ConfigurationError` for a format that cannot be, OSError for a file that
+    cannot be opened.
+    """
+
+    def __init__(self, target: str | Callable[[bytes], object] = "-", format: str = COMBINED) -> None:
+        self._render = compile_format(format)
+        self._target = target
+        self._file: io.FileIO | None = None
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._timer: Any = None
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file again, after somebody has moved it away."""
+        if not isinstance(self._target, str) or self._target == "-":
+            return
+        # unbuffered: the lines are gathered here, where they can be written as a whole
+        old, self._file = self._file, io.FileIO(self._target, "a")
+        if old is not None:
+            old.close()
+
+    def add(self, exchange: Exchange) -> None:
+        """Log an exchange that is over. Never raises."""
+        seconds = exchange.finished - exchange.started
+        peer = exchange.connection.peer
+        self._line(Record(exchange.environ, peer, exchange.code, exchange.sent, seconds, list(exchange.headers)))
+
+    def add_refused(self, connection: Connection, refused: Refused, environ: Environ | None, size: int) -> None:
+        """Log a request that was refused."""
+        self._line(Record(environ or {}, connection.peer, refused.status, size, 0.0, []))
+
+    def _line(self, record: Record) -> None:
+        try:
+            line = self._render(record).encode("utf-8", "backslashreplace") + b"\n"
+        except Exception as error:  # noqa: BLE001 - the application may have put anything into the environ
+            line = f"- cannot be logged: {type(error).__name__}\n".encode()
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size > _BATCH:
+            self.flush()
+        elif self._timer is None:
+            self._timer = get_hub().loop.timer(_DELAY)
+            self._timer.start(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        lines, self._lines, self._size = b"".join(self._lines), [], 0
+        if not lines:
+            return
+        try:
+            if callable(self._target):
+                self._target(lines)
+            else:
+                descriptor = self._file.fileno() if self._file is not None else 1
+                while lines:
+                    lines = lines[os.write(descriptor, lines) :]
+        except OSError as error:
+            # a full disk must not stop the service
+            print(f"cluster: cannot write the access log: {error}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None

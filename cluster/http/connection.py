@@ -1,0 +1,420 @@
+"""One connection: a state machine that the read watcher, the deadlines and the end of an exchange move along.
+
+Everything here runs in the hub and must not block, but for what it inherits from `Wire`, which the application's
+greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
+
+    IDLE      between requests, or before the first: holds no greenlet, and no parser
+    HEAD      part of a head has come
+    COLLECT   a small body is on its way; the application is not called yet
+    RUNNING   the application runs; what comes belongs to its streamed body, or waits as the next request
+    UNREAD    answered, while the rest of the body is read away
+    LINGER    answered and shut for writing; what comes is thrown away, so that no reset overtakes the answer
+    CLOSED
+"""
+
+from __future__ import annotations
+
+import io
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from cluster.http import counters as index
+from cluster.http import response
+from cluster.http.body import ChunkReader, LengthReader, Reader, StreamedBody, body_error
+from cluster.http.errors import BodyError, ClientGone, Refused, WriteStalled
+from cluster.http.exchange import Exchange
+from cluster.http.grammar import first_fault
+from cluster.http.limits import UNLIMITED
+from cluster.http.request import Environ
+from cluster.http.wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD, Wire
+
+if TYPE_CHECKING:
+    from cluster.http.binding import Binding
+    from cluster.http.engine import Engine
+
+#: between requests; a larger buffer makes the allocator tidy up after each (measured: 2 % of a request)
+_RECEIVE_HEAD = 16384
+_RECEIVE = 65536
+
+
+class Connection(Wire):
+    """A connection from its accept to its close."""
+
+    __slots__ = ("_discarded", "_pieces", "_reader", "_scanned", "binding", "buffer", "peer", "port")
+
+    def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
+        self.binding = binding
+        self.peer = peer
+        self.port = port
+        #: received and not yet looked at
+        self.buffer = b""
+        self._reader: Reader | None = None
+        self._pieces: list[bytes] = []
+        self._scanned = (0, 0)
+        self._discarded = 0
+        super().__init__(engine, sock)
+
+    # --- receiving (in the hub) -----------------------------------------------------------------------------------
+
+    def on_readable(self) -> None:
+        try:
+            data = self.sock.recv(_RECEIVE_HEAD if self.state == IDLE else _RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._reset()
+            return
+        if not data:
+            self._on_eof()
+            return
+        self.engine.counters[index.BYTES_RECEIVED] += len(data)
+        try:
+            if self.state == IDLE and not self.buffer:
+                self._on_head(data)
+            else:
+                self.received(data)
+        except Exception:  # noqa: BLE001 - a fault of ours must cost this connection only
+            self.engine.report(None)
+            self.close()
+
+    def received(self, data: bytes) -> None:
+        state = self.state
+        if state == IDLE:
+            self._on_head(self.buffer + data if self.buffer else data)
+        elif state == HEAD:
+            self._on_head(self.buffer + data)
+        elif state == RUNNING:
+            self._on_data(data)
+        elif state == COLLECT:
+            self._collect(data)
+        elif state == UNREAD:
+            self._read_away(data)
+
+    def _on_head(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3 or data[0] < 32:
+            if data[0] == 13 and not (data := _without_empty_lines(data)):
+                self.buffer = b""
+                return
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                self._on_partial_head(data)
+                return
+        engine = self.engine
+        environ = self.binding.environ.copy()
+        environ["REMOTE_ADDR"] = self.peer
+        environ["REMOTE_PORT"] = self.port
+        size = len(data)
+        parser = engine.parser
+        try:
+            parser.parse(data if end == size else data[:end], environ)
+        except Refused as refused:
+            parser.renew()
+            self.refuse(refused, environ)
+            return
+        except BaseException:
+            parser.renew()  # it serves others, too
+            raise
+        if engine.proxies is not None:
+            engine.proxies.apply(environ)
+        self.deadline = UNLIMITED
+        if parser.body and (parser.length or parser.chunked):
+            self._on_body(environ, data[end:])
+            return
+        if end == size:
+            self.buffer = b""
+        else:
+            self.buffer = data[end:]
+            if size - end > engine.limits.pipelined:
+                self._pause()
+        self.state = RUNNING
+        environ["wsgi.input"] = engine.empty_body
+        self.exchange = exchange = Exchange(self, engine, environ, parser.keep_alive)
+        if parser.unusual:
+            exchange.bodiless, exchange.old = parser.head_only, parser.old
+        engine.pool.run(exchange.run)
+
+    def _on_partial_head(self, data: bytes) -> None:
+        if self.state == IDLE:
+            self.state = HEAD
+            self.deadline = monotonic() + self.engine.limits.timeouts.head
+            self._scanned = (0, 0)
+        fault, *scanned = first_fault(data, self.engine.limits, *self._scanned)
+        if fault is not None:
+            self.refuse(fault)
+            return
+        self._scanned = (scanned[0], scanned[1])
+        self.buffer = data
+
+    def _on_body(self, environ: Environ, data: bytes) -> None:
+        """A head has come that a body follows; `data` is what has come of it."""
+        engine = self.engine
+        parser = engine.parser
+        limits = engine.limits
+        self.buffer = b""
+        keep_alive = parser.keep_alive
+        continues = parser.continues and not data
+        self._reader = reader = ChunkReader(limits) if parser.chunked else LengthReader(parser.length)
+        exchange = Exchange(self, engine, environ, keep_alive)
+        if parser.unusual:
+            exchange.bodiless, exchange.old = parser.head_only, parser.old
+        self.exchange = exchange
+        if continues or parser.length > limits.buffered_body:
+            self._stream(exchange, continues)
+            if data:
+                self._on_data(data)
+            return
+        if isinstance(reader, LengthReader) and len(data) >= parser.length:
+            # the usual case: all of it came with the head
+            body, self.buffer = reader.feed(data)
+            self._start(exchange, body)
+            return
+        self.state = COLLECT
+        self._pieces = []
+        self._discarded = 0
+        self.deadline = monotonic() + limits.timeouts.body
+        if data:
+            self._collect(data)
+
+    def _collect(self, data: bytes) -> None:
+        reader, exchange = self._reader, self.exchange
+        assert reader is not None and exchange is not None
+        try:
+            body, rest = reader.feed(data)
+        except Refused as refused:
+            self.refuse(refused, exchange.environ)
+            return
+        limits = self.engine.limits
+        self._pieces.append(body)
+        self._discarded += len(body)
+        if reader.done:
+            self.buffer = rest
+            self._start(exchange, b"".join(self._pieces))
+        elif self._discarded > limits.buffered_body:
+            pieces, self._pieces = self._pieces, []
+            self._stream(exchange, False, pieces)
+        else:
+            self.deadline = monotonic() + limits.timeouts.body
+
+    def _start(self, exchange: Exchange, body: bytes) -> None:
+        """Call the application with a body that is there as a whole."""
+        self._reader = None
+        self._pieces = []
+        self.state = RUNNING
+        self.deadline = UNLIMITED
+        exchange.environ["wsgi.input"] = io.BytesIO(body)
+        self.engine.pool.run(exchange.run)
+
+    def _stream(self, exchange: Exchange, continues: bool, pieces: list[bytes] | None = None) -> None:
+        """Call the application with a body that is on its way."""
+        self.state = RUNNING
+        self.deadline = UNLIMITED
+        exchange.continues = continues
+        exchange.body = body = StreamedBody(self.wait_body, self._body_taken)
+        for piece in pieces or ():
+            body.put(piece)
+        exchange.environ["wsgi.input"] = body
+        self.engine.pool.run(exchange.run)
+
+    def _on_data(self, data: bytes) -> None:
+        """Data while the application runs, or while what it left unread is read away."""
+        if self.state != RUNNING:
+            self.received(data)
+            return
+        exchange, reader = self.exchange, self._reader
+        limits = self.engine.limits
+        body = exchange.body if exchange is not None else None
+        if body is None or reader is None or body.ended or body.fault is not None:
+            if body is not None and body.fault is not None:
+                return  # nothing that follows a fault is looked at
+            self.buffer += data
+            if len(self.buffer) > limits.pipelined:
+                self._pause()
+            return
+        try:
+            piece, rest = reader.feed(data)
+        except Refused as refused:
+            body.fail(body_error(refused))
+            self._wake_body()
+            return
+        body.put(piece)
+        if reader.done:
+            body.end()
+            self.buffer = rest
+        elif body.available >= limits.body_ahead:
+            self._pause()
+        self._wake_body()
+
+    def _read_away(self, data: bytes) -> None:
+        reader = self._reader
+        assert reader is not None
+        self._discarded += len(data)
+        try:
+            _, rest = reader.feed(data)
+        except Refused:
+            self._linger()  # the answer has gone out; what follows cannot be read as a request
+            return
+        if reader.done:
+            self.buffer = rest
+            self._idle(monotonic())
+        elif self._discarded > self.engine.limits.unread_body:
+            self._linger()
+        else:
+            self.deadline = monotonic() + self.engine.limits.timeouts.body
+
+    def _on_eof(self) -> None:
+        self.eof = True
+        self._pause()
+        state = self.state
+        if state == RUNNING:
+            # It may only have closed its sending side, and still wait for the answer.
+            exchange = self.exchange
+            if exchange is not None and exchange.body is not None and not exchange.body.ended:
+                exchange.body.fail(BodyError(400, "the body ended early"))
+                self._wake_body()
+        elif state == COLLECT:
+            self.refuse(Refused(400, "the body ended early"), self.exchange.environ if self.exchange else None)
+        else:
+            self.close()
+
+    def _reset(self) -> None:
+        """The connection broke."""
+        self.eof = True
+        self._pause()
+        if self.state != RUNNING:
+            self.close()
+            return
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.keep_alive = False
+            if exchange.body is not None and not exchange.body.ended:
+                exchange.broken = True
+                exchange.body.fail(ClientGone("the client reset the connection"))
+                self._wake_body()
+
+    def worth_draining(self) -> bool:
+        """Whether what the application has not taken of the body is little enough to read it away."""
+        reader = self._reader
+        if reader is None or reader.done:
+            return True
+        left = reader.left
+        return not self.eof and (left is None or left <= self.engine.limits.unread_body)
+
+    # --- the end of an exchange -----------------------------------------------------------------------------------
+
+    def exchange_over(self, exchange: Exchange, now: float) -> None:
+        """Called by the exchange when its response is out, or cannot be."""
+        self.exchange = None
+        if exchange.broken or not exchange.complete:
+            self._cut(exchange)
+            return
+        body = exchange.body
+        if not exchange.keep_alive:
+            if exchange.wished or self.buffer or (body is not None and not body.ended):
+                self._linger()
+            else:
+                self.close()  # a client that asked for the end sends nothing more
+        elif body is not None and not body.ended:
+            if body.fault is not None:
+                self._linger()
+                return
+            self.state = UNREAD
+            self._discarded = 0
+            self.deadline = now + self.engine.limits.timeouts.body
+            self._resume()
+        elif self.buffer or self.eof or self.engine.ending or not self._reading:
+            self._idle(now)
+        else:
+            self.state = IDLE
+            self.deadline = now + self.engine.keep_alive
+
+    def _idle(self, now: float) -> None:
+        """Wait for the next request, or take the one that has come already."""
+        self.state = IDLE
+        self._reader = None
+        self.deadline = now + self.engine.keep_alive
+        if self.buffer:
+            # later and not at once: others have waited for longer
+            self.engine.loop.run_callback(self._on_buffered)
+        elif self.eof:
+            self.close()
+        else:
+            self._resume()
+            if self.engine.ending:
+                self.engine.loop.run_callback(self.end_idle)
+
+    def _on_buffered(self) -> None:
+        if self.state == IDLE and self.buffer:
+            data, self.buffer = self.buffer, b""
+            self._resume()
+            self._on_head(data)
+            if self.eof and (self.state == HEAD or (self.state == IDLE and not self.buffer)):
+                self.close()
+
+    def end_idle(self) -> None:
+        """Close an idle connection, unless a request has come at the last moment."""
+        if self.state == IDLE and not self.buffer:
+            if self._reading:
+                self.on_readable()
+            if self.state == IDLE and not self.buffer:
+                self._linger()
+
+    def on_deadline(self) -> None:
+        """The deadline has passed."""
+        self.deadline = UNLIMITED
+        if self._waiting_write is not None:
+            self._waiting_write.throw(WriteStalled("the client does not read"))
+        elif self.state == RUNNING:
+            exchange = self.exchange
+            if exchange is not None and exchange.body is not None:
+                exchange.body.fail(BodyError(408, "the body did not come"))
+                self._wake_body()
+        elif self.state == IDLE:
+            self.end_idle()
+        elif self.state == HEAD:
+            self.refuse(Refused(408, "the request did not come"))
+        elif self.state == COLLECT:
+            self.refuse(Refused(408, "the body did not come"), self.exchange.environ if self.exchange else None)
+        elif self.state == UNREAD:
+            self._linger()
+        else:
+            self.close()
+
+    def forget(self) -> None:
+        self.exchange = None
+        self._reader = None
+        self.buffer = b""
+        self._pieces = []
+
+    def refuse(self, refused: Refused, environ: Environ | None = None) -> None:
+        """Answer a request that the application does not get to see, and close."""
+        engine = self.engine
+        counters = engine.counters
+        counters[index.REQUESTS_TOTAL] += 1
+        counters[index.RESPONSES + refused.status // 100] += 1
+        answer = response.refusal(refused, engine.date())
+        try:
+            # Once: a client that does not even take this gets nothing.
+            counters[index.BYTES_SENT] += self.sock.send(answer)
+        except OSError:
+            self.close()
+            return
+        if engine.access_log is not None:
+            engine.access_log.add_refused(self, refused, environ, len(answer))
+        self._linger()
+
+
+
+class TLSConnection(Connection):
+    """A connection whose socket is a `tls.Transport`."""
+
+    __slots__ = ()
+    plain = False
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """Leave out empty lines before a request line (RFC 9112, 2.2)."""
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    return data[start:]

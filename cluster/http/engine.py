@@ -1,0 +1,157 @@
+"""What all connections of one server share."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, MutableSequence, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gevent.hub import get_hub
+
+from cluster.http import counters as index
+from cluster.http.body import EmptyBody
+from cluster.http.limits import Limits
+from cluster.http.pool import Pool
+from cluster.http.request import Environ, HeadParser
+from cluster.http.response import Clock
+
+if TYPE_CHECKING:
+    from cluster.http.access_log import AccessLog
+    from cluster.http.preface import Preface
+    from cluster.http.proxies import TrustedProxies
+    from cluster.http.wire import Wire
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+OnError = Callable[[ExcInfo, Environ | None], None]
+#: called with the name of an event and its data
+Observer = Callable[[str, dict[str, Any]], None]
+WSGIApplication = Callable[..., Any]
+
+
+class InFlight(Protocol):
+    """Where requests are noted while they run, for whoever wants to know what a stuck worker was doing."""
+
+    def begin(self, description: bytes) -> int:
+        """Note a request ("method target peer"); returns a token for `end`."""
+
+    def end(self, token: int) -> None:
+        """Forget it."""
+
+
+def print_error(exc_info: ExcInfo, environ: Environ | None) -> None:
+    """The default `on_error`: the request and the traceback on standard error."""
+    if environ is not None:
+        uri = environ.get("REQUEST_URI", "?")
+        print(f"Exception while answering {environ.get('REQUEST_METHOD', '?')} {uri!r}", file=sys.stderr)
+    traceback.print_exception(*exc_info, file=sys.stderr)
+
+
+class Engine:
+    """The application, the limits, the counters, the parser and the greenlets; and who is connected.
+
+    Belongs to one hub and one thread.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        limits: Limits,
+        counters: MutableSequence[int],
+        in_flight: InFlight | None,
+        on_error: OnError | None,
+        access_log: AccessLog | None,
+        proxies: TrustedProxies | None,
+    ) -> None:
+        self.app = app
+        self.limits = limits
+        self.counters = counters
+        self.in_flight = in_flight
+        self.on_error = on_error or print_error
+        self.access_log = access_log
+        self.proxies = proxies
+        self.hub: Any = get_hub()
+        self.loop: Any = self.hub.loop
+        self.pool = Pool(self.hub)
+        self.parser = HeadParser(limits)
+        self.clock = Clock()
+        self.empty_body = EmptyBody()
+        self.connections: set[Wire | Preface] = set()
+        #: responses say "Connection: close"
+        self.closing = False
+        #: connections are closed as soon as they are idle
+        self.ending = False
+        #: who wants to know of connections and requests
+        self.observers: Sequence[Observer] = ()
+        #: called when a connection has closed
+        self.on_closed: Callable[[], None] | None = None
+        times = limits.timeouts
+        self.keep_alive = times.keep_alive
+        # Time-outs are deadlines that one timer looks at, instead of a timer for each connection. It does not run while
+        # there are no connections, so that an idle process sleeps.
+        shortest = min(times.head, times.body, times.keep_alive, times.write, times.linger)
+        self._resolution = min(1.0, max(0.02, shortest / 4))
+        self._sweeper: Any = None
+
+    def date(self) -> str:
+        """The current Date field with its line end."""
+        now = monotonic()
+        if now >= self.clock.expires:
+            self.clock.renew(now)
+        return self.clock.field
+
+    def add(self, connection: Wire | Preface) -> None:
+        self.connections.add(connection)
+        active = len(self.connections)
+        self.counters[index.CONNECTIONS_ACTIVE] = active
+        self.counters[index.CONNECTIONS_TOTAL] += 1
+        if self.observers:
+            self.observe("client connection", {"remote": getattr(connection, "peer", "-")})
+        if self._sweeper is None:
+            self._sweeper = self.loop.timer(self._resolution, self._resolution)
+            self._sweeper.start(self._sweep)
+
+    def remove(self, connection: Wire | Preface) -> None:
+        self.connections.discard(connection)
+        active = len(self.connections)
+        self.counters[index.CONNECTIONS_ACTIVE] = active
+        if not active and self._sweeper is not None:
+            self._sweeper.stop()
+            self._sweeper.close()
+            self._sweeper = None
+        if self.observers:
+            self.observe("client disconnection", {"remote": getattr(connection, "peer", "-")})
+        if self.on_closed is not None:
+            self.on_closed()
+
+    def observe(self, event: str, data: dict[str, Any]) -> None:
+        """Tell who wants to know."""
+        for observer in self.observers:
+            observer(event, data)
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        if now >= self.clock.expires:
+            self.clock.renew(now)
+        # First find, then act: acting changes the set.
+        for connection in [connection for connection in self.connections if connection.deadline <= now]:
+            try:
+                connection.on_deadline()
+            except Exception:  # noqa: BLE001 - one connection must not keep the others from being looked at
+                self.report(None)
+                connection.close()
+
+    def report(self, environ: Environ | None) -> None:
+        """Hand the exception being handled to `on_error`, whose own exceptions go to standard error."""
+        kind, error, trace = sys.exc_info()
+        if kind is None or error is None:
+            return
+        try:
+            self.on_error((kind, error, trace), environ)
+        except Exception:  # noqa: BLE001 - reporting must never make things worse
+            traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt):
+            # not the request's: whoever runs the process pressed it
+            self.hub.handle_system_error(kind, error, trace)

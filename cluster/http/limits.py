@@ -1,0 +1,86 @@
+"""What one client may ask of the server: sizes and time-outs, with their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from cluster.errors import ConfigurationError
+
+#: a limit or a time-out that is never reached
+UNLIMITED = float("inf")
+
+
+def _checked(values: object, smallest: float) -> None:
+    for field in dataclasses.fields(values):  # type: ignore[arg-type]
+        value = getattr(values, field.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigurationError(f"{field.name!r} must be a number, not {value!r}")
+        if not value >= smallest:
+            raise ConfigurationError(f"{field.name!r} must be at least {smallest:g}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a connection may take over each step, in seconds; ``float("inf")`` waits for ever.
+
+    They are looked at a few times per shortest time-out (at most once a second), so each may come up to a second late.
+    """
+
+    #: from the first byte of a request (or the accept, or the TLS hello) to the end of its head, as a whole
+    head: float = 10.0
+    #: between two pieces of a request body
+    body: float = 30.0
+    #: between a response and the next request; 75 suits a server behind a proxy that keeps connections
+    keep_alive: float = 5.0
+    #: a response that the client does not take: between two pieces taken
+    write: float = 30.0
+    #: how long a refused client may go on sending before it is cut, so that it can still read why
+    linger: float = 1.0
+
+    def __post_init__(self) -> None:
+        _checked(self, 0.0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a client may send, in bytes unless said otherwise, and how long it may take.
+
+    Raises `ConfigurationError` for values that cannot be right.
+    """
+
+    #: the request line; beyond it 414
+    request_line: int = 8192
+    #: one header field, name and value; beyond it 431
+    field: int = 8192
+    #: header fields of one request (a number); beyond it 431
+    fields: int = 100
+    #: the request line and all header fields; beyond it 431
+    head: int = 65536
+    #: a request body after the chunks are joined; beyond it 413
+    max_body: float = UNLIMITED
+    #: a body up to this size is collected before the application is called; a larger one is streamed to it
+    buffered_body: int = 65536
+    #: received and not yet read by the application, of a streamed body
+    body_ahead: int = 262144
+    #: what the application left unread of a body is read away up to this size, beyond it the connection is closed
+    unread_body: int = 262144
+    #: a chunk-size line with its extensions; beyond it 400
+    chunk_line: int = 1024
+    #: the trailer section after a chunked body; beyond it 431
+    trailers: int = 8192
+    #: requests sent ahead while one is answered (pipelining); beyond it nothing is read until that one is done
+    pipelined: int = 65536
+    #: open connections of one server (a number); beyond it new ones are answered 503
+    connections: int = 10000
+    #: time-outs
+    timeouts: Timeouts = Timeouts()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.timeouts, Timeouts):
+            raise ConfigurationError(f"'timeouts' must be Timeouts(...), not {self.timeouts!r}")
+        _checked(_Sizes(**{name: getattr(self, name) for name in _SIZES}), 1)
+
+
+_SIZES = tuple(field.name for field in dataclasses.fields(Limits) if field.name != "timeouts")
+_Sizes = dataclasses.make_dataclass("_Sizes", _SIZES)

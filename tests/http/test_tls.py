@@ -1,0 +1,201 @@
+# ruff: noqa: E501
+"""H13: TLS as an option of a listener, several names, and certificates replaced while it runs."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import gevent
+import http_helpers as helpers
+import pytest
+from gevent import socket as gsocket
+from gevent.ssl import SSLContext
+
+from cluster.errors import ConfigurationError
+from cluster.http import Limits, Timeouts
+from cluster.http import tls as own
+
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs the openssl program to make certificates")
+TEXT = [("Content-Type", "text/plain")]
+
+
+def make(folder, name):
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+         "-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return str(certificate), str(key)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    return {name: make(folder, name) for name in ("one.test", "two.test")}
+
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/big":
+        start_response("200 OK", TEXT)
+        return [b"x" * 3_000_000]
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", TEXT)
+    return [f"{environ['wsgi.url_scheme']} {environ.get('HTTPS')} {len(body)}".encode()]
+
+
+def client(served, name="one.test", trusted=None, alpn=True):
+    context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if trusted:
+        context.load_verify_locations(trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = True
+    if alpn:
+        context.set_alpn_protocols(["h2", "http/1.1"])
+    sock = gsocket.create_connection(served.address)
+    sock.settimeout(20)
+    return context.wrap_socket(sock, server_hostname=name)
+
+
+def get(sock, path="/", body=b""):
+    sock.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    return helpers.Reader(sock).next()
+
+
+def test_h13_request_over_tls(serve, certificates):
+    served = serve(app, binding={"tls": certificates["one.test"]})
+    with client(served, trusted=certificates["one.test"][0]) as sock:
+        assert sock.selected_alpn_protocol() == "http/1.1"
+        for _ in range(3):
+            assert get(sock).body == b"https on 0"
+    helpers.until(lambda: served.server.active == 0)
+
+
+def test_h13_large_bodies_both_ways(serve, certificates):
+    served = serve(app, binding={"tls": certificates["one.test"]})
+    with client(served) as sock:
+        assert len(get(sock, "/big").body) == 3_000_000
+        sending = gevent.spawn(get, sock, "/", b"y" * 5_000_000)
+        assert sending.get(timeout=20).body == b"https on 5000000"
+
+
+def test_h13_plain_and_tls_side_by_side(serve, certificates):
+    import socket
+
+    served = serve(app)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    binding = served.server.add_listener(listener, tls=certificates["one.test"])
+    secure = helpers.Served(served.server, listener, binding, [])
+    assert served.get().body == b"http None 0"
+    with client(secure) as sock:
+        assert get(sock).body == b"https on 0"
+    listener.close()
+
+
+def test_h13_names(serve, certificates):
+    served = serve(
+        app, binding={"tls": own.context(*certificates["one.test"], names={"two.test": certificates["two.test"]})}
+    )
+    for name in ("one.test", "two.test"):
+        with client(served, name, trusted=certificates[name][0]) as sock:
+            assert get(sock).status == 200
+    with client(served, "other.test") as sock:
+        assert get(sock).status == 200
+
+
+def test_h13_certificates_from_memory(serve, certificates):
+    texts = [Path(path).read_bytes() for path in certificates["one.test"]]
+    served = serve(app, binding={"tls": tuple(texts)})
+    with client(served, trusted=certificates["one.test"][0]) as sock:
+        assert get(sock).status == 200
+    both = serve(app, binding={"tls": own.context(texts[0] + texts[1])})
+    with client(both) as sock:
+        assert get(sock).status == 200
+
+
+def test_h13_replaced_while_under_load(serve, certificates):
+    served = serve(app, binding={"tls": certificates["one.test"]})
+    failures = []
+    count = 0
+    stop = False
+
+    def load():
+        nonlocal count
+        while not stop:
+            try:
+                with client(served) as sock:
+                    for _ in range(3):
+                        assert get(sock).status == 200
+                        count += 1
+            except (OSError, AssertionError) as error:
+                failures.append(error)
+
+    loads = [gevent.spawn(load) for _ in range(5)]
+    with client(served, trusted=certificates["one.test"][0]) as old:
+        assert get(old).status == 200
+        for number in range(10):
+            gevent.sleep(0.03)
+            served.binding.set_tls(own.context(*certificates[("two.test", "one.test")[number % 2]]))
+        served.binding.set_tls(own.context(*certificates["two.test"]))
+        # a connection keeps what it was made with
+        assert get(old).status == 200
+    with client(served, "two.test", trusted=certificates["two.test"][0]) as sock:
+        assert get(sock).status == 200
+    stop = True
+    gevent.joinall(loads, raise_error=True)
+    assert not failures and count > 20
+
+
+def test_h13_configuration_that_cannot_be(serve, certificates, tmp_path):
+    for wrong in [
+        ("/no/such", "/file"),
+        (certificates["one.test"][0], certificates["two.test"][1]),
+        (b"junk", b"junk"),
+        5,
+        "path",
+    ]:
+        with pytest.raises(ConfigurationError):
+            own.as_context(wrong)
+    with pytest.raises(ValueError):
+        serve(app).binding.set_tls(own.context(*certificates["one.test"]))
+
+
+def test_h13_plain_http_and_silence_on_a_tls_listener(serve, certificates, connect):
+    served = serve(app, binding={"tls": certificates["one.test"]}, limits=Limits(timeouts=Timeouts(head=0.2)))
+    sock = connect(served)
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert b"200" not in helpers.read_all(sock)
+    silent = connect(served)
+    assert silent.recv(1) == b""
+    helpers.until(lambda: served.server.active == 0)
+    assert not served.errors
+
+
+def test_h13_drain(serve, certificates):
+    served = serve(app, binding={"tls": certificates["one.test"]})
+    with client(served) as sock:
+        assert get(sock).header("Connection") is None
+        draining = gevent.spawn(served.server.drain, 0.2)
+        gevent.sleep(0.02)
+        assert get(sock).header("Connection") == "close"
+        assert sock.recv(1) == b""
+    draining.join(5)
+    assert draining.dead
+
+
+def test_h12_proxy_protocol_before_tls(serve, certificates):
+    served = serve(app, binding={"tls": certificates["one.test"], "proxy_protocol": True})
+    context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    sock = gsocket.create_connection(served.address)
+    sock.sendall(b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 80\r\n")
+    with context.wrap_socket(sock) as secure:
+        assert get(secure).status == 200
