@@ -54,7 +54,7 @@ def own(server: Any, context: Context) -> list[Served]:
 
 
 def _remote(address: Any) -> str:
-    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
+    return str(address[0]) if isinstance(address, tuple) else "unix"
 
 
 class GeventAdapter:

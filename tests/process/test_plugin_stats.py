@@ -104,10 +104,10 @@ def test_s3_events_only_while_someone_listens(shop: Workshop) -> None:
     names = ("client connection", "client disconnection", "client request", "client request complete")
     server = shop.script(SERVER.format(listen=names)).ready()
     server.get("/hello?x=1")
-    server.wait_for(r"CLIENT client connection \d \[\('remote', '127.0.0.1:\d+'\)\]")
+    server.wait_for(r"CLIENT client connection \d \[\('remote', '127.0.0.1'\)\]")
     server.wait_for(r"CLIENT client request \d .*'GET'.*'/hello'.*'x=1'")
     server.wait_for(r"CLIENT client request complete \d .*\('status', 200\)")
-    server.wait_for(r"CLIENT client disconnection \d \[\('remote', '127.0.0.1:\d+'\)\]")
+    server.wait_for(r"CLIENT client disconnection \d \[\('remote', '127.0.0.1'\)\]")
     with connect(server.address()) as client:  # the last events of a worker arrive, too
         client.sendall(b"GET /sleep/0.3 HTTP/1.1\r\nHost: t\r\n\r\n")
         fetch(server.address())
