@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from .kinds import job as job
     from .kinds import tcp as tcp
     from .master import Master as Master
+    from .plugins.cli import cli as cli
     from .plugins.debug import debug as debug
+    from .plugins.exceptions import exceptions as exceptions
+    from .plugins.logger import logger as logger
+    from .plugins.mail import mail as mail
+    from .plugins.pidfiles import pidfiles as pidfiles
+    from .plugins.redis_log import redis_log as redis_log
+    from .plugins.reload import reload as reload
+    from .plugins.repl import repl as repl
+    from .plugins.responsetimes import responsetimes as responsetimes
+    from .plugins.stats import stats as stats
+    from .vhosts import vhost as vhost
     from .workers.runtime import Worker
 
 __version__ = "0.1.0"
@@ -41,8 +52,10 @@ def worker() -> Worker | None:
 #: public name → the module that has it
 _LAZY = {
     "Master": "master",
+    "Argument": "commands",
     "tcp": "kinds",
     "job": "kinds",
+    "vhost": "vhosts",
     "ClusterError": "errors",
     "ConfigurationError": "errors",
     "OperationFailed": "errors",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigurationError, did_you_mean
 from .events import normal
+
+#: from where a command may be asked for, the farther the later: code in the master's process (and its REPL), this
+#: machine's user, the network
+ACCESS = ("inproc", "local", "remote")
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,46 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """A named operation. ``workers``: a worker may ask for it with ``m.call(name)``."""
+    """A named operation. ``workers``: a worker may ask for it with ``m.call(name)``. ``access``: one of `ACCESS`."""
 
     name: str
     run: Callable[..., Any]
     help: str
     arguments: tuple[Argument, ...] = ()
     workers: bool = False
+    access: str = "local"
+
+    def call(self, words: Sequence[str], through: str = "local") -> Any:
+        """Run it with arguments given as *words*, asked for from *through* (one of `ACCESS`).
+
+        Raises `ConfigurationError` when it may not be asked for from there, or for wrong arguments.
+        """
+        if ACCESS.index(self.access) < ACCESS.index(through):
+            raise ConfigurationError(f"{self.name} cannot be asked for from here")
+        return self.run(*self.parse(words))
+
+    def parse(self, words: Sequence[str]) -> list[Any]:
+        """Typed arguments from *words*. Raises `ConfigurationError` that says how it is used."""
+        if len(words) > len(self.arguments):
+            raise ConfigurationError(f"{self.name} takes no more arguments than these: {self.usage}")
+        values = []
+        for argument, word in zip(self.arguments, words, strict=False):
+            try:
+                values.append(argument.type(word))
+            except ValueError:
+                kind = {int: "a whole number", float: "a number"}.get(argument.type, "something else")  # type: ignore[call-overload]
+                raise ConfigurationError(f"{self.name}: {argument.name} is {kind}, not {word!r}") from None
+        for argument in self.arguments[len(words):]:
+            if argument.required:
+                raise ConfigurationError(f"{self.name} needs {argument.name}: {self.usage}")
+            values.append(argument.default)
+        return values
+
+    @property
+    def usage(self) -> str:
+        """Name and arguments, as in ``resize N``; those with a default in brackets."""
+        words = [name.name.upper() if name.required else f"[{name.name.upper()}]" for name in self.arguments]
+        return " ".join([self.name.replace(" ", "-"), *words])
 
 
 class Commands:
@@ -42,6 +79,9 @@ class Commands:
         """Register *command*. Raises `ConfigurationError` when its name is taken or its function not callable."""
         if not callable(command.run):
             raise ConfigurationError(f"command {command.name!r} needs a function, not {command.run!r}")
+        if command.access not in ACCESS:
+            raise ConfigurationError(f"access of command {command.name!r} is one of {', '.join(ACCESS)}, "
+                                     f"not {command.access!r}")
         if normal(command.name) in self._commands:
             raise ConfigurationError(f"there is a command {command.name!r} already")
         self._commands[normal(command.name)] = command

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from . import narration
 from .events import Emitter
 
 _REMEMBERED = 32
@@ -20,14 +21,15 @@ class Complaints:
     def __init__(self) -> None:
         self._seen: OrderedDict[str, int] = OrderedDict()
         self._last = ""
+        #: where it all goes instead of stderr
+        self.sink: Callable[[str], None] | None = None
 
     def say(self, text: str) -> None:
         """Write one line, whatever state stderr is in."""
-        try:
-            sys.stderr.write(f"cluster: {text}\n")
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
+        if self.sink is not None:
+            self._write(text)
+        else:
+            self._write(f"cluster: {text}")
 
     def traceback(self, text: str) -> None:
         """A worker ended because of *text* (a traceback, or one line)."""
@@ -36,7 +38,7 @@ class Complaints:
         self._seen[text] = count
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        if count == 1:
+        if count == 1 and self.sink is None:  # else it is in the log, with the event
             self._write(text)
 
     def gave_up(self, deaths: int) -> None:
@@ -54,6 +56,9 @@ class Complaints:
         self._write("".join(traceback.format_exception(error)))
 
     def _write(self, text: str) -> None:
+        if self.sink is not None:
+            self.sink(text.rstrip("\n"))
+            return
         try:
             sys.stderr.write(text if text.endswith("\n") else text + "\n")
             sys.stderr.flush()
@@ -66,8 +71,8 @@ class Complaints:
         def report(name: str, words: Callable[..., str]) -> None:
             emitter.add(name, lambda *args: None if narrated() else self.say(words(*args)))
 
-        report("worker killed", lambda worker: f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s)")
-        report("worker timeout", overdue)
+        report("worker killed", narration.died)
+        report("worker timeout", narration.overdue)
         report("restart failed", lambda reason: f"restart failed: {reason}; this master serves on")
         report("reload failed", lambda generation, reason: f"reload failed: {reason}; the old workers serve on")
         report("cyclic restart", lambda seconds: f"restart asked for too soon after the start; waiting {seconds:.1f} s")
@@ -82,9 +87,3 @@ def application_traceback(error: BaseException) -> str:
     ):
         trace = trace.tb_next
     return "".join(traceback.format_exception(error.with_traceback(trace)))
-
-
-def overdue(worker: Any, seconds: float) -> str:
-    """One line about a worker that ran out of time, with what it has in flight and since when."""
-    doing = "; ".join(f"{what} for {age:.1f} s" for age, what in worker.in_flight()) or "nothing noted"
-    return f"worker {worker.id} (pid {worker.pid}) timed out after {seconds:g} s; in flight: {doing}"

@@ -37,6 +37,7 @@ CATALOGUE: dict[str, Event] = {
         Event("close", (), "both", "Master: the last event, all workers are gone. Worker: it leaves after this."),
         Event("restarting", ("data",), "master", "A new master is about to be started; put what it should know here."),
         Event("restart", ("data",), "master", "This master has taken over; data is what `restarting` gathered."),
+        Event("old master gone", (), "master", "After a restart: the old master has ended."),
         Event("restart failed", ("reason",), "master", "The new master did not get ready; this one serves on."),
         Event("cyclic restart", ("seconds",), "master", "A restart came too soon after the start; it waits."),
         Event("reloading", ("generation",), "master", "A new generation of workers is being forked."),
@@ -55,6 +56,8 @@ class Emitter:
         self._handlers: dict[str, list[tuple[Handler, bool]]] = {}
         #: what a handler may raise without stopping the others
         self.failures: tuple[type[BaseException], ...] = (Exception, SystemExit)
+        #: called with the name of an event whose handlers have become more or fewer
+        self.on_change: list[Callable[[str], None]] = []
         #: called with (event name, handler, error) when a handler raises; the other handlers still run
         self.on_failure: Callable[[str, Handler, BaseException], None] | None = None
 
@@ -63,6 +66,7 @@ class Emitter:
         if not callable(handler):
             raise TypeError(f"the handler for {name!r} is not callable: {handler!r}")
         self._handlers.setdefault(normal(name), []).append((handler, once))
+        self._changed(name)
 
     def remove(self, name: str, handler: Handler | None = None) -> None:
         """Forget *handler* (all handlers when None) for *name*; unknown ones are ignored."""
@@ -72,6 +76,11 @@ class Emitter:
             self._handlers[key] = kept
         else:
             self._handlers.pop(key, None)
+        self._changed(name)
+
+    def _changed(self, name: str) -> None:
+        for tell in self.on_change:
+            tell(normal(name))
 
     def has(self, name: str) -> bool:
         """Whether anybody listens to *name*."""

@@ -19,6 +19,7 @@ from .importer import Target
 from .kinds import classify
 from .listeners import Listeners
 from .supervisor import Plan, Supervisor
+from .vhosts import VirtualHosts
 from .workers import runtime
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if listeners:
         known = target is None or master.options["preload"]
         servers.prepare(server if known else None, master.options, listeners)
+    if isinstance(server, VirtualHosts) and master.options["preload"]:
+        server = server.load(master.base)
     if master.options["preload"]:
         gc.collect()
     try:
@@ -115,7 +118,7 @@ def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Mas
 
 
 def _same_code(master: Master, server: Any) -> str | None:
-    if isinstance(server, Target):
+    if isinstance(server, Target) or (isinstance(server, VirtualHosts) and len(server.named) == len(server.table)):
         return None
     if server is None:
         return "reload: an abstract cluster's code is the script; restart brings new code"

@@ -11,24 +11,26 @@ from types import ModuleType
 from typing import Any
 
 from . import host, importer, kinds, signals
-from .commands import Argument, Command, Commands
+from .commands import Commands
 from .complaints import Complaints
-from .errors import ConfigurationError, OperationFailed, did_you_mean
+from .errors import ConfigurationError, did_you_mean
 from .events import CATALOGUE, Emitter, normal
+from .extending import Extensible
 from .importer import Target
 from .kinds import Kind
 from .listeners import Listeners
 from .listeners import check_options as check_listener_options
 from .listeners import parse as parse_address
-from .results import Result
+from .operations import Operations
 from .scoreboard import ROWS
 from .settings import Settings
+from .vhosts import VirtualHosts
 
 ENVIRONMENT = "CLUSTER_ENV"
 DEFAULT_ENVIRONMENT = "development"
 
 
-class Master:
+class Master(Operations, Extensible):
     """A cluster being configured, then the cluster itself; every configuring method returns it.
 
     *server*: a WSGI application, ``"package.module:app"``, ``"./path/app.py"``, ``cluster.tcp(handler)``,
@@ -40,6 +42,7 @@ class Master:
     """
 
     def __init__(self, server: Any = None, base: str | None = None) -> None:
+        super().__init__()
         kinds.classify(server)
         self.server = server
         #: directory that relative names are taken against
@@ -178,14 +181,6 @@ class Master:
             self._emitter.dispatch(name, *args)
         return self
 
-    def expose(self, name: str, function: Callable[..., Any], with_worker: bool = False) -> Master:
-        """Let workers call *function* by ``worker.call(name, …)``. *with_worker*: its first argument is the caller.
-
-        Arguments and result are what JSON can carry. Raises `ConfigurationError` when the name is taken.
-        """
-        self._calls.expose(name, function, with_worker)
-        return self
-
     def bind(self, address: Any, host: str | None = None, **options: Any) -> Master:
         """Add an address to listen on; it is bound at ``start()``.
 
@@ -262,6 +257,8 @@ class Master:
         if kind is Kind.NAMED:
             target = importer.parse(self.server, self.base)
             importer.check(target, self.base)
+        elif isinstance(self.server, VirtualHosts):
+            self.server.check(self.base)
         elif kind is Kind.WSGI and self._addresses:
             kinds.check_wsgi(self.server)
         elif kind is Kind.GEVENT and not self._addresses:
@@ -314,136 +311,5 @@ class Master:
         given = self._settings["workers"]
         return host.cpus() if given is None else int(given)
 
-    # -- operating
-
-    def _add_commands(self) -> None:
-        count = Argument("n", int, 1, help="how many")
-        signal = Argument("signal", str, "SIGQUIT", help="by which signal they end")
-        for command in (
-            Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal),
-                    workers=True),
-            Command("remove", self.remove, "Have n workers less; the highest slots go.", (count, signal), workers=True),
-            Command("resize", self.resize, "Have n workers.", (Argument("n", int, required=True),), workers=True),
-            Command("kill", self.kill, "Send a signal to all workers.", (Argument("signal", str, "SIGTERM"),)),
-            Command("restart workers", self.restart_workers, "Replace every worker.", (signal,)),
-            Command("restart", self.restart, "Replace the master and its workers by new ones.", (signal,)),
-            Command("reload", self.reload, "Replace the workers by a new generation, or keep the old one."),
-            Command("close", self.close, "End gracefully."),
-            Command("destroy", self.destroy, "End at once."),
-            Command("reopen logs", self.reopen_logs, "Open log files anew."),
-        ):
-            self._commands.add(command)
-
-    def _ask(self, operation: str, *args: Any) -> Result:
-        if self.is_worker:
-            raise OperationFailed(f"{operation}: this is a worker; its master does that (worker.call)")
-        if self._supervisor is None:
-            reason = "has closed" if self._over else "is not running yet"
-            raise OperationFailed(f"{operation}: the cluster {reason}")
-        result: Result = self._supervisor.ask(getattr(self._supervisor, operation), *args)
-        return result
-
-    def spawn(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
-        """Have *n* workers more; ``spawn(-n)`` is ``remove(n, signal)``. Done when they are ready."""
-        n = _whole("spawn", n)
-        return self.remove(-n, signal) if n < 0 else self._ask("spawn", n)
-
-    def remove(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
-        """Have *n* workers less: those in the highest slots end by *signal* and do not come back."""
-        n = _whole("remove", n)
-        if n < 0:
-            raise ConfigurationError(f"remove() takes a number of workers, not {n}")
-        return self._ask("remove", n, signals.number(signal))
-
-    def resize(self, n: int, signal: str = "SIGQUIT") -> Result:
-        """Have *n* workers. Done when the new ones are ready, or the surplus has gone."""
-        n = _whole("resize", n)
-        if n < 0:
-            raise ConfigurationError(f"resize() takes a number of workers, not {n}")
-        return self._ask("resize", n, signals.number(signal))
-
-    def kill(self, signal: str = "SIGTERM") -> Result:
-        """Send *signal* to all workers. Those that end come back."""
-        return self._ask("kill", signals.number(signal))
-
-    def restart_workers(self, signal: str = "SIGQUIT") -> Result:
-        """End every worker by *signal*, and fork a new one in its place at once."""
-        return self._ask("restart_workers", signals.number(signal))
-
-    def restart(self, signal: str = "SIGQUIT") -> Result:
-        """Replace the master: a fresh interpreter takes over the sockets, then the old workers end by *signal*."""
-        return self._ask("restart", signals.number(signal))
-
-    def reload(self) -> Result:
-        """Replace the workers by a new generation; keep the old one when the new one does not get ready."""
-        return self._ask("reload")
-
-    def close(self) -> Result:
-        """End gracefully: in-flight requests finish."""
-        return self._ask("close")
-
-    def destroy(self) -> Result:
-        """End at once."""
-        return self._ask("destroy")
-
-    def reopen_logs(self) -> Result:
-        """Emit the event `reopen logs`."""
-        return self._ask("reopen_logs")
-
-    def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
-        """In a worker: run the function exposed as *name* in the master; see `Worker.call`."""
-        if self.worker is None:
-            raise OperationFailed(f"call {name!r}: this is not a worker")
-        return self.worker.call(name, *args, timeout=timeout)
-
-    # -- looking
-
-    @property
-    def is_worker(self) -> bool:
-        """Whether this process is a worker of this cluster."""
-        return self.worker is not None
-
-    @property
-    def is_master(self) -> bool:
-        """Whether this process is (going to be) the master."""
-        return self.worker is None
-
-    @property
-    def state(self) -> str:
-        """``new``, ``starting``, ``running``, ``closing``, ``destroying`` or ``closed``."""
-        if self._supervisor is None:
-            return "closed" if self._over else "new"
-        return str(self._supervisor.state.value)
-
-    @property
-    def workers(self) -> list[Any]:
-        """The workers that are alive, by slot, as `WorkerHandle`; empty in a worker."""
-        if self._supervisor is None or self.is_worker:
-            return []
-        return sorted(self._supervisor.crew.members.values(), key=lambda worker: (worker.id, worker.uid))
-
-    @property
-    def addresses(self) -> list[str]:
-        """Where the cluster listens, with the real ports."""
-        return [str(listener) for listener in self._listeners or ()]
-
-    @property
-    def commands(self) -> Commands:
-        """What this cluster can be asked to do, by name."""
-        return self._commands
-
-    def status(self) -> dict[str, Any]:
-        """A snapshot: state, generation, listeners, totals, and per worker its state and counters."""
-        if self._supervisor is None or self.is_worker:
-            return {"state": self.state, "workers": []}
-        found: dict[str, Any] = self._supervisor.status()
-        return found
-
     def __repr__(self) -> str:
         return f"<Master of {self.server!r}, {self.state}>"
-
-
-def _whole(operation: str, n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise ConfigurationError(f"{operation}() takes a number of workers, not {n!r}")
-    return n

@@ -153,5 +153,8 @@ def _default_address() -> str:
 
 def main() -> None:
     """Entry point."""
+    from .operators import add_to
+
+    add_to(program)
     warnings.showwarning = _warn_in_one_line
     program(prog_name="cluster")

@@ -27,6 +27,7 @@ class Reload:
         startup_timeout: float,
         result: Result,
         on_over: Callable[[], None],
+        retire_by: int = signal.SIGQUIT,
     ) -> None:
         self._system = system
         self._inbox = inbox
@@ -36,6 +37,7 @@ class Reload:
         self._timeout = startup_timeout
         self._result = result
         self._on_over = on_over
+        self._retire_by = retire_by
         self._members: list[WorkerHandle] = []
         self._began = 0.0
         self._timer: Timer | None = None
@@ -75,7 +77,7 @@ class Reload:
         old = [w for w in self._crew.members.values() if w.generation != self._generation]
         self._crew.generation = self._generation
         for worker in old:
-            self._crew.retire(worker, signal.SIGQUIT)
+            self._crew.retire(worker, self._retire_by)
         self._announcer.say("reloaded", self._generation)
         self._result.succeed(self._generation)
         self._on_over()

@@ -69,8 +69,13 @@ class Replacement:
         self._over = False
         self._alive = False
 
-    def start(self, listeners: Iterable[Listener], data: dict[str, Any], timeout: float) -> None:
-        """Start it. *timeout*: seconds it may take to get ready, 0 for any. Raises OSError or `ChannelError`."""
+    def start(
+        self, listeners: Iterable[Listener], data: dict[str, Any], totals: dict[str, int], timeout: float
+    ) -> None:
+        """Start it. *totals*: what was counted so far. *timeout*: seconds it may take to get ready, 0 for any.
+
+        Raises OSError or `ChannelError`.
+        """
         ours, theirs = channel.pair()
         try:
             sockets = {listener.key: listener.fileno() for listener in listeners}
@@ -79,7 +84,8 @@ class Replacement:
             environment[PARENT] = str(self._system.pid())
             self._channel = Channel(ours, self._heard, lambda reason: self._inbox.put(self._lost, reason))
             self._channel.start()
-            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets, "data": data})
+            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets, "data": data,
+                                "totals": totals})
             self.pid = self._system.execute(
                 command_line(), environment, STARTED_IN, [theirs.fileno(), *sockets.values()]
             )
@@ -98,12 +104,14 @@ class Replacement:
         if self._channel is not None and self._channel.open:
             self._channel.abandon()
 
-    def send_totals(self, totals: dict[str, int]) -> None:
-        """The last message: what this master counted in its whole life."""
+    def send_totals(self, totals: dict[str, int], last: bool = False) -> None:
+        """What this master counted in its whole life, until now; the *last* message when it ends."""
         if self._channel is not None and self._channel.open:
             self._channel.send({"t": "totals", "totals": totals})
-            self._channel.flush(1.0)
-        self._finish()
+            if last:
+                self._channel.flush(1.0)
+        if last:
+            self._finish()
 
     def cancel(self) -> None:
         """It is not wanted any more."""
@@ -174,19 +182,25 @@ class Predecessor:
         self.sockets: dict[str, int] = {str(key): int(value) for key, value in dict(hello.get("sockets", {})).items()}
         #: what plugins put into the event `restarting`
         self.data: dict[str, Any] = dict(hello.get("data", {}))
+        #: what it had counted when it started us; newer figures come with messages
+        self.totals: dict[str, int] = dict(hello.get("totals", {}))
         #: set once the old master has gone
         self.gone: Any = gevent.event.Event()
         self._connection = connection
         self._channel: Channel | None = None
 
-    def watch(self, on_totals: Callable[[dict[str, int]], None]) -> None:
+    def watch(self, on_totals: Callable[[dict[str, int]], None], on_gone: Callable[[], None]) -> None:
         """Begin to listen to it, on this hub."""
+
+        def went(reason: str) -> None:
+            self.gone.set()
+            on_gone()
 
         def heard(message: Message) -> None:
             if message["t"] == "totals":
                 on_totals(dict(message.get("totals", {})))
 
-        self._channel = Channel(self._connection, heard, lambda reason: self.gone.set())
+        self._channel = Channel(self._connection, heard, went)
         self._channel.start()
 
     def tell_ready(self, taken: Iterable[str]) -> None:

@@ -63,7 +63,10 @@ class Scoreboard:
         size = NOTES * NOTE_BYTES
         self._notes = [notes[n * size : (n + 1) * size] for n in range(rows)]
         self._free = list(range(rows - 1, -1, -1))
+        #: what workers that are gone counted
         self.totals: dict[str, int] = dict.fromkeys(SERVER_FIELDS, 0)
+        #: what the masters before this one counted
+        self._inherited: dict[str, int] = {}
 
     @property
     def used(self) -> int:
@@ -108,18 +111,21 @@ class Scoreboard:
         return dict(zip(SERVER_FIELDS, self._rows[row], strict=True))
 
     def sums(self, rows: Sequence[int]) -> dict[str, int]:
-        """Totals of living workers (*rows*) and of those that are gone; active ones of the living only."""
-        sums = dict(self.totals)
+        """Totals of workers that live (*rows*), that are gone, and of earlier masters; active ones of the living."""
+        sums = {field: value + self._inherited.get(field, 0) for field, value in self.totals.items()}
         for row in rows:
             for index, field in enumerate(SERVER_FIELDS):
                 sums[field] += self._rows[row][index]
         return sums
 
-    def add(self, totals: dict[str, int]) -> None:
-        """Carry on from totals that another master counted; unknown names are ignored."""
+    def inherit(self, totals: dict[str, int]) -> None:
+        """Carry on from totals that the old master counted; later ones take the place of earlier, never going down.
+
+        Unknown names are ignored.
+        """
         for field, value in totals.items():
             if field in self.totals and field not in ACTIVE_FIELDS and isinstance(value, int):
-                self.totals[field] += value
+                self._inherited[field] = max(value, self._inherited.get(field, 0))
 
     def in_flight(self, row: int) -> InFlight:
         """The table of what the worker in *row* is doing."""

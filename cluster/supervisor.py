@@ -171,7 +171,8 @@ class Supervisor:
                 "Start threads in the workers, or before them none"
             )
         if self._plan.predecessor is not None:
-            self._plan.predecessor.watch(self.crew.scoreboard.add)
+            self.crew.scoreboard.inherit(self._plan.predecessor.totals)
+            self._plan.predecessor.watch(self.crew.scoreboard.inherit, lambda: self.announcer.say("old master gone"))
         plan = self._plan
         Renewal(self._inbox, self.crew, plan.listeners, self._complaints, plan.tls, plan.base, plan.usable_tls)
         self._say_and_hold("start", (), self._fork_first)
@@ -327,7 +328,7 @@ class Supervisor:
 
     # -- new workers
 
-    def reload(self, result: Result) -> None:
+    def reload(self, result: Result, number: int = signal.SIGQUIT) -> None:
         """Replace the workers by a new generation."""
         if self._ending(result):
             return
@@ -342,7 +343,7 @@ class Supervisor:
         self.crew.maintaining = False
         self._reload = Reload(
             self._system, self._inbox, self.crew, self.announcer, self._generations,
-            self._settings["startup timeout"], result, self._reload_over,
+            self._settings["startup timeout"], result, self._reload_over, number,
         )
         self._reload.begin()
 
@@ -406,7 +407,7 @@ class Supervisor:
             return
         self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._restart_failed)
         try:
-            self._replacement.start(self._plan.listeners, data, self._settings["restart timeout"])
+            self._replacement.start(self._plan.listeners, data, self._totals(), self._settings["restart timeout"])
         except (OSError, ChannelError) as error:
             self._restart_failed(f"the new master cannot be started: {error}")
 
@@ -422,6 +423,8 @@ class Supervisor:
         """The new master's workers are all ready: our time is over."""
         for listener in self._plan.listeners:
             listener.handed_on = listener.key in taken
+        if self._replacement is not None:
+            self._replacement.send_totals(self._totals())  # so that what it tells is never less than what we told
         if self._restart_result is not None:
             self._restart_result.succeed(self._replacement.pid if self._replacement is not None else None)
             self._changed()  # others may wait for the same
@@ -509,7 +512,7 @@ class Supervisor:
     def _all_gone(self) -> None:
         """No worker is left."""
         if self._replacement is not None and self._replacement.ready:
-            self._replacement.send_totals(self.crew.scoreboard.totals)
+            self._replacement.send_totals(self._totals(), last=True)
         self._plan.listeners.close()
         self._go(MasterState.CLOSED)
         self._say_and_hold("close", (), self._finish)
@@ -521,6 +524,19 @@ class Supervisor:
 
     # -- what it is like
 
+    @property
+    def predecessor_pid(self) -> int | None:
+        """The old master's."""
+        return self._plan.predecessor.pid if self._plan.predecessor is not None else None
+
+    @property
+    def successor_pid(self) -> int | None:
+        """The new master's, once it serves."""
+        return self._replacement.pid if self._replacement is not None and self._replacement.ready else None
+
+    def _totals(self) -> dict[str, int]:
+        return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])
+
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""
         scoreboard = self.crew.scoreboard
@@ -531,7 +547,7 @@ class Supervisor:
             "generation": self.crew.generation,
             "target": self.crew.target,
             "listeners": [str(listener) for listener in self._plan.listeners],
-            "totals": scoreboard.sums([worker.row for worker in self.crew.members.values()]),
+            "totals": self._totals(),
             "workers": [
                 {
                     "id": worker.id, "pid": worker.pid, "uid": worker.uid, "generation": worker.generation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, MutableSequence, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 OnError = Callable[[ExcInfo, Environ | None], None]
+#: called with the name of an event and its data
+Observer = Callable[[str, dict[str, Any]], None]
 WSGIApplication = Callable[..., Any]
 
 
@@ -81,6 +83,8 @@ class Engine:
         self.closing = False
         #: connections are closed as soon as they are idle
         self.ending = False
+        #: who wants to know of connections and requests
+        self.observers: Sequence[Observer] = ()
         #: called when a connection has closed
         self.on_closed: Callable[[], None] | None = None
         times = limits.timeouts
@@ -103,6 +107,8 @@ class Engine:
         active = len(self.connections)
         self.counters[index.CONNECTIONS_ACTIVE] = active
         self.counters[index.CONNECTIONS_TOTAL] += 1
+        if self.observers:
+            self.observe("client connection", {"remote": getattr(connection, "peer", "-")})
         if self._sweeper is None:
             self._sweeper = self.loop.timer(self._resolution, self._resolution)
             self._sweeper.start(self._sweep)
@@ -115,8 +121,15 @@ class Engine:
             self._sweeper.stop()
             self._sweeper.close()
             self._sweeper = None
+        if self.observers:
+            self.observe("client disconnection", {"remote": getattr(connection, "peer", "-")})
         if self.on_closed is not None:
             self.on_closed()
+
+    def observe(self, event: str, data: dict[str, Any]) -> None:
+        """Tell who wants to know."""
+        for observer in self.observers:
+            observer(event, data)
 
     def _sweep(self) -> None:
         now = monotonic()

@@ -82,6 +82,8 @@ class Exchange:
         counters[index.REQUESTS_TOTAL] += 1
         if engine.in_flight is not None:
             self._note(engine)
+        if engine.observers:
+            engine.observe("client request", self._about())
         try:
             result = engine.app(self.environ, self.start_response)
             if type(result) is list and len(result) == 1 and not self.head_sent:
@@ -107,11 +109,20 @@ class Exchange:
             engine.in_flight.end(self.token)
         if engine.access_log is not None:
             engine.access_log.add(self)
+        if engine.observers:
+            engine.observe("client request complete", {
+                **self._about(), "status": self.code, "bytes": self.sent, "seconds": now - self.started,
+            })
         try:
             self.connection.exchange_over(self, now)
         except BaseException:  # noqa: BLE001 - nothing may come out into the greenlet's loop
             engine.report(self.environ)
             self.connection.close()
+
+    def _about(self) -> dict[str, Any]:
+        environ = self.environ
+        return {"method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"], "query": environ["QUERY_STRING"],
+                "remote": environ["REMOTE_ADDR"]}
 
     # --- what the application calls -------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -16,7 +16,7 @@ from . import tls as _tls
 from .access_log import AccessLog
 from .binding import Binding
 from .connection import Connection, TLSConnection
-from .engine import Engine, InFlight, OnError, WSGIApplication
+from .engine import Engine, InFlight, Observer, OnError, WSGIApplication
 from .errors import Refused
 from .limits import Limits
 from .preface import Preface
@@ -43,6 +43,8 @@ class HTTPServer:
     :param access_log: where to log requests; nowhere by default
     :param trusted_proxies: peers whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks, ``unix``
         or ``*``, in a list or one string; none by default
+    :param observers: each is called with an event (``client connection`` …) and its data; looked at anew for each one,
+        so that it costs next to nothing while the sequence is empty. Must not raise or block.
 
     Raises `ConfigurationError` for peers that are no addresses, ValueError for too few counters.
     """
@@ -58,6 +60,7 @@ class HTTPServer:
         on_error: OnError | None = None,
         access_log: AccessLog | None = None,
         trusted_proxies: str | Iterable[str] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         counters = [0] * index.SIZE if counters is None else counters
         if len(counters) < index.SIZE:
@@ -68,6 +71,7 @@ class HTTPServer:
         proxies = TrustedProxies(networks) if networks is not None else None
         self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies)
         self._engine.on_closed = self._on_closed
+        self._engine.observers = observers
         self._bindings: list[Binding] = []
         self._watchers: list[Any] = []
         self._accepting = False

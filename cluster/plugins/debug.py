@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import colorlog
 
-from ..complaints import overdue
+from .. import narration
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -58,9 +58,6 @@ def _narrate(master: Master, log: logging.Logger) -> None:
         for address in master.addresses:
             log.info("listening for connections on %s", address)
 
-    def failed(worker: Any, error: dict[str, str]) -> None:
-        log.error("worker %s uncaught exception %s: %s", worker.id, error["type"], error["message"])
-
     tell("start", log.info, lambda: f"master started (pid {os.getpid()})")
     tell("worker", log.info, lambda worker: f"worker {worker.id} spawned (pid {worker.pid})")
     master.on("listening", listening)
@@ -68,17 +65,18 @@ def _narrate(master: Master, log: logging.Logger) -> None:
     tell("worker ready", log.info, lambda worker: f"worker {worker.id} ready after {worker.boot_time * 1000:.0f} ms")
     tell("ready", log.info, lambda: "all workers ready")
     tell("worker removed", log.info, lambda worker: f"worker {worker.id} removed (pid {worker.pid})")
-    tell("worker killed", log.warning, lambda w: f"worker {w.id} died ({w.ending}, up {w.uptime:.1f} s)")
-    tell("worker waiting", log.warning, lambda worker, count: f"worker {worker.id} waiting on {count} connections")
-    tell("worker timeout", log.warning, overdue)
-    master.on("worker exception", failed)
+    tell("worker killed", log.warning, narration.died)
+    tell("worker waiting", log.warning, narration.waiting)
+    tell("worker timeout", log.warning, narration.overdue)
+    tell("worker exception", log.error, narration.uncaught)
     tell("kill", log.warning, lambda signal: f"kill({signal})")
     tell("closing", log.info, lambda: "shutting down")
     tell("close", log.info, lambda: "shutdown complete")
+    tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restarting: starting a new master")
     tell("restart", log.info, lambda data: "restart complete")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}; this master serves on")
-    tell("cyclic restart", log.warning, lambda seconds: f"cyclic restart detected, restarting in {seconds:.1f} s")
+    tell("cyclic restart", log.warning, narration.cyclic)
     tell("reloading", log.info, lambda generation: f"reloading: generation {generation} is starting")
     tell("reloaded", log.info, lambda generation: f"reload complete (generation {generation})")
     tell("reload failed", log.error,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..listeners import Listener
@@ -23,6 +23,14 @@ class Context:
     #: all settings, and the directory that relative paths among them are taken against
     options: Mapping[str, Any]
     base: str
+    #: each is told ``(event, data)`` when a connection comes or goes and a request begins or is complete; empty unless
+    #: a plugin wants to know, so that a server looks at it before it gathers anything
+    observers: list[Callable[[str, dict[str, Any]], None]] = field(default_factory=list)
+
+    def observe(self, event: str, data: dict[str, Any]) -> None:
+        """Tell the observers."""
+        for observer in self.observers:
+            observer(event, data)
 
 
 class Adapter(Protocol):

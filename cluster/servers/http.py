@@ -67,7 +67,7 @@ class HTTPAdapter:
         self._server = _Server(
             self, None, application, limits(options), counters=context.scoreboard.counters(context.row),
             in_flight=context.in_flight, on_error=self._report, access_log=self._log,
-            trusted_proxies=options["trusted proxies"],
+            trusted_proxies=options["trusted proxies"], observers=context.observers,
         )
         self._accepting = Accepting(context.scoreboard, context.row)
         self._held = False

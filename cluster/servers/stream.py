@@ -53,6 +53,10 @@ def own(server: Any, context: Context) -> list[Served]:
     return [(server, list(context.listeners), lambda grace: None)]
 
 
+def _remote(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else "unix"
+
+
 class GeventAdapter:
     """Accepts for gevent servers, hands them their connections, and waits for these to end."""
 
@@ -63,6 +67,8 @@ class GeventAdapter:
         self._counters = context.scoreboard.counters(context.row)
         self._all_closed = gevent.event.Event()
         self._draining = False
+        #: who is connected, while observers want to know: id of the socket → address
+        self._remotes: dict[int, str] = {}
         for server, listeners, _ in served:
             self._take(server, listeners)
 
@@ -74,6 +80,8 @@ class GeventAdapter:
                 close_one(*args)
             finally:
                 self._released()
+                if self._context.observers:
+                    self._context.observe("client disconnection", {"remote": self._remotes.pop(id(args[0]), "-")})
 
         server.set_listener(listeners[0].socket)
         server.do_close = do_close
@@ -90,6 +98,9 @@ class GeventAdapter:
             self._counters[_ACTIVE] += 1
             self._counters[_TOTAL] += 1
             connection = gevent_socket(family, kind, protocol, fileno=descriptor)
+            if self._context.observers:
+                remote = self._remotes[id(connection)] = _remote(address)
+                self._context.observe("client connection", {"remote": remote})
             try:
                 server.do_handle(connection, address)
             except Exception as error:  # noqa: BLE001 - do_handle has closed the connection; others go on

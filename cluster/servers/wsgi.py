@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket as constants
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import gevent
 import gevent.monkey
 from gevent.pywsgi import WSGIHandler
 
+from ..http.counters import bucket
 from ..listeners import Listener
 from ..scoreboard import SERVER_FIELDS
 from .context import Context, describe
@@ -20,6 +22,7 @@ _ACTIVE = SERVER_FIELDS.index("requests_active")
 _TOTAL = SERVER_FIELDS.index("requests_total")
 _SENT = SERVER_FIELDS.index("bytes_sent")
 _FIRST_CLASS = SERVER_FIELDS.index("responses_1xx")
+_FIRST_BUCKET = SERVER_FIELDS.index("responses_5xx") + 1
 
 
 def _server_name(listener: Listener) -> dict[str, str]:
@@ -108,15 +111,29 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
         token = tracker.context.in_flight.begin(describe(self.environ))
         counters[_ACTIVE] += 1
         counters[_TOTAL] += 1
+        if tracker.context.observers:
+            tracker.context.observe("client request", self._about())
+        began = time.monotonic()
         try:
             super().handle_one_response()
         finally:
+            counters[_FIRST_BUCKET + bucket(time.monotonic() - began)] += 1
             counters[_ACTIVE] -= 1
             counters[_SENT] += self.response_length or 0
             category = abs(getattr(self, "code", 0) or 0) // 100
             if 1 <= category <= 5:
                 counters[_FIRST_CLASS + category - 1] += 1
             tracker.context.in_flight.end(token)
+            if tracker.context.observers:
+                tracker.context.observe("client request complete", {
+                    **self._about(), "status": abs(getattr(self, "code", 0) or 0), "bytes": self.response_length or 0,
+                    "seconds": time.monotonic() - began,
+                })
+
+    def _about(self) -> dict[str, Any]:
+        environ = self.environ
+        return {"method": environ.get("REQUEST_METHOD", "-"), "path": environ.get("PATH_INFO", ""),
+                "query": environ.get("QUERY_STRING", ""), "remote": environ.get("REMOTE_ADDR", "-")}
 
     def finalize_headers(self) -> None:
         """Announce the end of the connection when we drain. Once the head is out it is too late to do so."""

@@ -28,6 +28,7 @@ from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
 from ..system import System, unblock_signals
+from ..vhosts import VirtualHosts
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
@@ -78,6 +79,8 @@ class Worker:
         self.listeners = list(orders.listeners)
         #: set once the worker was asked to end
         self.closing = False
+        #: plugins that want to hear of each connection and request: ``observer(event, data)``
+        self.observers: list[Callable[[str, dict[str, Any]], None]] = []
         self._orders = orders
         self._system = System()
         self._scoreboard: Scoreboard = seat.scoreboard
@@ -169,6 +172,8 @@ class Worker:
         with self.fatal():
             if isinstance(server, Target):
                 server = importer.load(server, self._orders.base)
+            if isinstance(server, VirtualHosts):
+                server = server.load(self._orders.base)
             kind = classify(server)
             is_job = kind is Kind.JOB or (kind is Kind.WSGI and not self.listeners)
             if not is_job:
@@ -183,7 +188,7 @@ class Worker:
             raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
             self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
-            self.options, self._orders.base,
+            self.options, self._orders.base, self.observers,
         )
         adapter = self._adapter = servers.adapt(server, context)
         adapter.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,12 @@ def test_totals_never_go_down_and_active_ones_do() -> None:
     sums = board.sums([])
     assert (sums["connections_total"], sums["requests_total"], sums["connections_active"]) == (7, 9, 0)
     assert board.active[row] == board.serving[row] == 0
-    board.add({"connections_total": 3, "nonsense": 5, "connections_active": 4, "bytes_sent": "x"})  # type: ignore[dict-item]
+    before: dict[str, Any] = {"connections_total": 3, "nonsense": 5, "connections_active": 4, "bytes_sent": "x"}
+    board.inherit(before)
     assert board.sums([])["connections_total"] == 10 and board.sums([])["connections_active"] == 0
+    board.inherit({"connections_total": 2})
+    board.inherit({"connections_total": 5})
+    assert board.sums([])["connections_total"] == 12, "later totals of the old master replace earlier ones"
 
 
 def test_rows_are_reused_lowest_first_and_run_out() -> None:

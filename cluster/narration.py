@@ -1,0 +1,60 @@
+"""What is told about a cluster, in words: sentences that several tellers share. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def died(worker: Any) -> str:
+    """A worker ended without having been asked to."""
+    return f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s)"
+
+
+def overdue(worker: Any, seconds: float) -> str:
+    """A worker ran out of time; with what it has in flight and since when."""
+    doing = "; ".join(f"{what} for {age:.1f} s" for age, what in worker.in_flight()) or "nothing noted"
+    return f"worker {worker.id} timed out after {seconds:g} s (pid {worker.pid}; in flight: {doing})"
+
+
+def waiting(worker: Any, connections: int) -> str:
+    """A draining worker still has connections."""
+    return f"worker {worker.id} waiting on {connections} connection{'' if connections == 1 else 's'}"
+
+
+def cyclic(seconds: float) -> str:
+    """A restart came too soon after the start."""
+    return f"cyclic restart detected, restarting in {seconds:.1f} s"
+
+
+def uncaught(worker: Any, error: dict[str, str]) -> str:
+    """An exception in a worker, in one line."""
+    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: ``12 s``, ``5 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``512 B``, ``23.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A latency for people: ``0.31 ms``, ``12 ms``; ``-`` for none."""
+    if seconds is None:
+        return "-"
+    value = seconds * 1000
+    return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

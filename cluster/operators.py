@@ -1,0 +1,177 @@
+"""The commands of the ``cluster`` program that operate a running cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from . import operating, remote
+from .errors import ClusterError
+from .http.counters import quantile
+
+#: how long a command waits until it is done, in seconds
+WAIT = 120.0
+#: seconds between two looks of ``status --watch``
+WATCH = 1.0
+_SECRET = "CLUSTER_REPL_SECRET"
+
+where_options = (
+    click.option("--pidfiles", "directory", metavar="DIR", type=click.Path(file_okay=False),
+                 help="The directory of the pid files. Default: pids, below the current directory."),
+    click.option("--socket", "socket", metavar="PATH|HOST:PORT", help="The socket of pidfiles() or repl()."),
+    click.option("--secret-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+                 help=f"Holds the secret of a REPL on a port. Default: ${_SECRET}."),
+)
+
+
+def _with_where(function: Any) -> Any:
+    for option in reversed(where_options):
+        function = option(function)
+    return function
+
+
+class Refused(click.ClickException):
+    """What the cluster said no to, or nobody was there to ask."""
+
+    exit_code = 1
+
+    def show(self, file: Any = None) -> None:
+        """One line."""
+        click.echo(f"cluster: {self.message}", err=True, file=file)
+
+
+def secret_of(file: str | None) -> str | None:
+    """The secret of a REPL on a port, from a file or the environment."""
+    if file is None:
+        return os.environ.get(_SECRET)
+    with open(file, encoding="utf-8") as opened:
+        return opened.read().strip()
+
+
+def ask(directory: str | None, socket: str | None, secret_file: str | None, name: str, *words: str,
+        wait: float = WAIT) -> Any:
+    """Run a command in the cluster that the options mean. Raises `Refused`."""
+    try:
+        if socket is None:
+            return operating.operate(os.path.abspath(directory or "pids"), name, words, wait=wait)
+        if directory is not None:
+            raise click.UsageError("use --pidfiles or --socket, not both")
+        with remote.Remote.at(socket, secret_of(secret_file)) as connection:
+            return connection.command(name, words, wait)
+    except ClusterError as error:
+        raise Refused(str(error)) from None
+
+
+@click.command()
+@_with_where
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C.")
+def status(directory: str | None, socket: str | None, secret_file: str | None, as_json: bool, watch: bool) -> None:
+    """Show master and workers, and what they have served."""
+    while True:
+        found = _status(directory, socket, secret_file)
+        if watch:
+            click.clear()
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            click.echo(found if isinstance(found, str) else "\n".join(operating.table(found)))
+        if not watch:
+            return
+        try:
+            time.sleep(WATCH)
+        except KeyboardInterrupt:
+            return
+
+
+def _status(directory: str | None, socket: str | None, secret_file: str | None) -> Any:
+    try:
+        found = ask(directory, socket, secret_file, "status")
+    except Refused:
+        if socket is not None:
+            raise
+        # no answer: the files tell at least who lives
+        try:
+            found = remote.processes(os.path.abspath(directory or "pids"))
+        except ClusterError as error:
+            raise Refused(str(error)) from None
+        if not any(process.alive for process in found):
+            raise Refused("not running: " + ", ".join(map(str, found))) from None
+        return "\n".join(map(str, found))
+    for process in (found, *found["workers"]):
+        process["memory"] = operating.memory(process["pid"])
+        buckets = operating.histogram(process.get("totals", process))
+        process["p99"] = quantile(buckets, 0.99) if buckets else None
+    return found
+
+
+def _simple(name: str, command: str, help: str) -> click.Command:
+    def run(directory: str | None, socket: str | None, secret_file: str | None, no_wait: bool) -> None:
+        value = ask(directory, socket, secret_file, command, wait=0.0 if no_wait else WAIT)
+        _say(name, value)
+
+    run.__doc__ = help
+    run.__name__ = name
+    option = click.option("--no-wait", is_flag=True, help="Do not wait until it is done.")
+    return click.command(name)(_with_where(option(run)))
+
+
+def _say(name: str, value: Any) -> None:
+    click.echo(f"{name}: {value}" if isinstance(value, str) else f"{name}: done")
+
+
+@click.command()
+@click.argument("n", type=int)
+@_with_where
+def resize(n: int, directory: str | None, socket: str | None, secret_file: str | None) -> None:
+    """Have N workers."""
+    _say("resize", ask(directory, socket, secret_file, "resize", str(n)))
+
+
+@click.command()
+@click.argument("address", metavar="PATH|HOST:PORT")
+@click.option("--secret-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help=f"Holds the secret of a REPL on a port. Default: ${_SECRET}, or it is asked for.")
+def repl(address: str, secret_file: str | None) -> None:
+    """A Python prompt inside the master that listens at PATH or HOST:PORT."""
+    from .console import Console
+
+    secret = secret_of(secret_file)
+    if secret is None and "/" not in address and address.rpartition(":")[2].isdecimal() and not os.path.exists(address):
+        secret = click.prompt("secret", hide_input=True)
+    connect: Callable[[], remote.Remote] = lambda: _greeted(remote.Remote.at(address, secret))  # noqa: E731
+    try:
+        code = Console(connect).run()
+    except ClusterError as error:
+        raise Refused(str(error)) from None
+    raise SystemExit(code)
+
+
+def _greeted(connection: remote.Remote) -> remote.Remote:
+    """A connection that answers: a wrong secret shows only now. Raises `NotRunning`."""
+    try:
+        connection.send({"complete": ""})
+        connection.receive()
+    except remote.NotRunning:
+        connection.close()
+        raise remote.NotRunning("nobody answers there; is the secret right?") from None
+    return connection
+
+
+def add_to(program: click.Group) -> None:
+    """Add these commands to the program."""
+    for command in (
+        status,
+        _simple("restart", "restart", "Replace the master and its workers by new ones."),
+        _simple("reload", "reload", "Replace the workers by a new generation, or keep the old one."),
+        resize,
+        _simple("shutdown", "close", "End gracefully."),
+        _simple("stop", "destroy", "End at once."),
+        repl,
+    ):
+        program.add_command(command)

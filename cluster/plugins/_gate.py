@@ -1,0 +1,215 @@
+"""A listening socket of the master's own, for who operates the cluster; served by greenlets, never by a thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as constants
+import stat
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.monkey
+import gevent.socket
+
+from ..remote import short
+from ..system import close_descriptor
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+_socket = gevent.monkey.get_original("socket", "socket")
+#: conversations at one time
+_MOST = 32
+#: connections that the kernel queues
+_QUEUE = 64
+#: sockets whose descriptor was closed in a forked child; were one collected, it would close somebody else's descriptor
+_abandoned: list[Any] = []
+
+
+class Line(Exception):
+    """A line that is longer than anybody types."""
+
+
+class Reader:
+    """Lines from a connection."""
+
+    def __init__(self, connection: Any, longest: int = 1024 * 1024) -> None:
+        self._connection = connection
+        self._longest = longest
+        self._waiting = bytearray()
+        self._searched = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was received that nobody has read."""
+        return bool(self._waiting)
+
+    def line(self) -> str | None:
+        """The next line without its end; None at the end of the connection. Raises `Line`, OSError."""
+        while True:
+            end = self._waiting.find(b"\n", self._searched)
+            if end >= 0:
+                line = bytes(self._waiting[:end])
+                del self._waiting[: end + 1]
+                self._searched = 0
+                return line.removesuffix(b"\r").decode("utf-8", "replace")
+            self._searched = len(self._waiting)
+            if self._searched > self._longest:
+                raise Line(f"a line of more than {self._longest} bytes")
+            data = self._connection.recv(65536)
+            if not data:
+                return None
+            self._waiting += data
+
+
+class Gate:
+    """Listens on a unix socket (0600, the same user or root only) or a TCP port, and has each connection served.
+
+    *converse* is called with each connection, in a greenlet of its own; when it returns the connection is closed.
+    """
+
+    def __init__(self, master: Master, address: str | tuple[str, int], converse: Callable[[Any], None]) -> None:
+        self._address = address
+        self._converse = converse
+        self._listener: Any = None
+        self._watcher: Any = None
+        self._inode: tuple[int, int] | None = None
+        #: who is connected: greenlet → connection
+        self.conversations: dict[Any, Any] = {}
+        master.on("after fork", self._abandon)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        if isinstance(self._address, str):
+            return self._address
+        host, port = self._listener.getsockname()[:2] if self._listener is not None else self._address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def open(self, take_over: bool = False) -> None:
+        """Begin to listen. *take_over*: also when another process listens at the path. Raises OSError."""
+        if isinstance(self._address, str):
+            self._bind_unix(self._address, take_over)
+        else:
+            family = constants.AF_INET6 if ":" in self._address[0] else constants.AF_INET
+            listener = _socket(family, constants.SOCK_STREAM)
+            try:
+                listener.setsockopt(constants.SOL_SOCKET, constants.SO_REUSEADDR, 1)
+                listener.bind(self._address)
+            except BaseException:
+                listener.close()
+                raise
+            self._listener = listener
+        self._listener.setblocking(False)
+        self._listener.listen(_QUEUE)
+        self._watcher = gevent.get_hub().loop.io(self._listener.fileno(), 1)
+        self._watcher.start(self._readable)
+
+    def _bind_unix(self, path: str, take_over: bool) -> None:
+        """Bind beside *path*, then rename: at no moment is there a socket that others may use, or none at all."""
+        listener = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
+        fresh = f"{path}.{os.getpid()}"
+        try:
+            if not take_over:
+                _check_free(path)
+            mask = os.umask(0o177)
+            try:
+                with short(fresh) as name:
+                    listener.bind(name)
+            finally:
+                os.umask(mask)
+            found = os.stat(fresh)
+            self._inode = (found.st_dev, found.st_ino)
+            listener.listen(_QUEUE)
+            os.rename(fresh, path)
+        except BaseException:
+            listener.close()
+            raise
+        self._listener = listener
+
+    def _readable(self) -> None:
+        try:
+            descriptor, _ = self._listener._accept()
+        except OSError:
+            return
+        connection = gevent.socket.socket(self._listener.family, self._listener.type, fileno=descriptor)
+        if len(self.conversations) >= _MOST or not self._welcome(connection):
+            connection.close()
+            return
+        greenlet = gevent.Greenlet(self._serve, connection)
+        self.conversations[greenlet] = connection
+        greenlet.start()
+
+    def _welcome(self, connection: Any) -> bool:
+        if not isinstance(self._address, str) or not hasattr(constants, "SO_PEERCRED"):
+            return True
+        credentials = connection.getsockopt(constants.SOL_SOCKET, constants.SO_PEERCRED, struct.calcsize("3i"))
+        return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
+
+    def _serve(self, connection: Any) -> None:
+        try:
+            self._converse(connection)
+        except (OSError, Line):
+            pass  # the client has gone, or is none
+        finally:
+            self.conversations.pop(gevent.getcurrent(), None)
+            connection.close()
+
+    def hang_up(self) -> None:
+        """End all conversations but the one that asks for it."""
+        for greenlet in list(self.conversations):
+            if greenlet is not gevent.getcurrent():
+                greenlet.kill(block=False)
+
+    def close(self, remove: bool = True) -> None:
+        """Listen no more. *remove*: the socket's file goes when it is still ours."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        inode, self._inode = self._inode, None
+        if remove and inode is not None and isinstance(self._address, str):
+            try:
+                found = os.stat(self._address)
+                if (found.st_dev, found.st_ino) == inode:
+                    os.unlink(self._address)
+            except OSError:
+                pass
+
+    def _abandon(self, worker: Any) -> None:
+        """In a forked worker: close our copies. The hub that watched them is gone, so not through it."""
+        for held in (self._listener, *self.conversations.values()):
+            if held is not None:
+                _abandoned.append(held)
+                close_descriptor(held.fileno())
+        _abandoned.extend(self.conversations)
+        self._listener = self._watcher = None
+        self._inode = None
+        self.conversations = {}
+
+
+def _check_free(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "there is a file that is not a socket")
+    probe = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        with short(path) as name:
+            probe.connect(name)
+    except ConnectionRefusedError:
+        return  # stale; it is renamed over
+    except BlockingIOError:
+        pass
+    finally:
+        probe.close()
+    raise OSError(errno.EADDRINUSE, "another process listens there")

@@ -1,0 +1,195 @@
+"""The functions and names that a REPL session begins with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, narration
+from ..commands import Command
+from ..errors import ClusterError, ConfigurationError
+from ..results import Result
+from ..signals import number as signal_number
+from ..system import System
+from ._functions import Function, functions
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+#: seconds that a function waits for an operation; it goes on after that
+_WAIT = 60.0
+
+
+class Outcome:
+    """Text that a session shows as it is, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _done(result: Result, text: str) -> Outcome:
+    try:
+        result.wait(_WAIT)
+    except TimeoutError:
+        return Outcome(f"{result.operation} is under way")
+    except ClusterError as error:
+        return Outcome(str(error))
+    return Outcome(text)
+
+
+def _spawn(master: Master, socket: Any, n: int = 1, signal: str = "SIGQUIT") -> Outcome:
+    """Have n workers more; less when n is negative, these end by signal."""
+    result = master.spawn(n, signal)
+    return _done(result, f"{'spawned' if n >= 0 else 'removed'} {abs(n)}")
+
+
+def _resize(master: Master, socket: Any, n: int) -> Outcome:
+    """Have n workers."""
+    return _done(master.resize(n), f"{n} workers")
+
+
+def _pids(master: Master, socket: Any) -> None:
+    """Show the pids of master and workers."""
+    socket.row("master", master.status()["pid"])
+    for worker in master.workers:
+        socket.row(f"worker {worker.id}", worker.pid)
+
+
+def _kill(master: Master, socket: Any, id: int, signal: str = "SIGTERM") -> Outcome:
+    """Send signal to the worker in slot id."""
+    found = [worker for worker in master.workers if worker.id == id]
+    if not found:
+        raise ConfigurationError(f"there is no worker {id}")
+    for worker in found:
+        System().kill(worker.pid, signal_number(signal))
+    return Outcome(f"sent {signal} to " + ", ".join(str(worker.pid) for worker in found))
+
+
+def _shutdown(master: Master, socket: Any) -> Outcome:
+    """End gracefully."""
+    master.close()
+    return Outcome("closing")
+
+
+def _stop(master: Master, socket: Any) -> Outcome:
+    """End at once."""
+    master.destroy()
+    return Outcome("ending at once")
+
+
+def _restart(master: Master, socket: Any, signal: str = "SIGQUIT") -> Outcome:
+    """Replace the master and its workers by new ones; the old ones end by signal."""
+    return _done(master.restart(signal), "a new master takes over")
+
+
+def _reload(master: Master, socket: Any, signal: str = "SIGQUIT") -> Outcome:
+    """Replace the workers by a new generation, or keep the old one."""
+    result = master.reload(signal)
+    return _done(result, "reload complete")
+
+
+def _select(master: Master, socket: Any, field: str) -> None:
+    """Show one field of each worker, as in select('pid')."""
+    for worker in master.status()["workers"]:
+        if field not in worker:
+            raise ConfigurationError(f"no field {field!r}; there are {', '.join(k for k in worker if '_' not in k)}, "
+                                     "and counters such as requests_total")
+        socket.row(worker["id"], worker[field])
+
+
+def _echo(master: Master, socket: Any, *words: object) -> None:
+    """Show the words again."""
+    socket.write(" ".join(str(word) for word in words) + "\n")
+
+
+def _help(master: Master, socket: Any, *about: object) -> None:
+    """Show this."""
+    socket.title("Functions")
+    for name, function in sorted(everything(master).items()):
+        socket.write(f"    {name}{signature(function)}\n        {function.description or '-'}\n")
+    socket.title("Names")
+    for name, description in NAMES.items():
+        socket.write(f"    {name}\n        {description}\n")
+    socket.write("\n  Anything else is Python, run in the master: what blocks there, blocks the cluster's care.\n")
+
+
+NAMES = {
+    "m, master": "The master: m.workers, m.status(), m.options, m.on(event, handler), …",
+    "workers": "The workers, by slot.",
+    "size": "How many workers there are to be.",
+    "ages": "How long each worker has been up.",
+    "states": "The state of each worker.",
+    "_": "The last value.",
+}
+
+_OWN = {
+    function.name: function
+    for function in (
+        Function("help", _help, "Show this."),
+        *(Function(run.__name__.lstrip("_"), run, (run.__doc__ or "").strip())
+          for run in (_spawn, _resize, _pids, _kill, _shutdown, _stop, _restart, _reload, _select, _echo)),
+    )
+}
+
+
+def _of_command(command: Command) -> Function:
+    def run(master: Master, socket: Any, *args: Any) -> Any:
+        value = command.run(*args)
+        return _done(value, f"{command.name}: done") if isinstance(value, Result) else value
+
+    run.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+        for name, default in [("master", inspect.Parameter.empty), ("socket", inspect.Parameter.empty), *(
+            (argument.name, inspect.Parameter.empty if argument.required else argument.default)
+            for argument in command.arguments)]
+    ])
+    return Function(command.name.replace(" ", "_"), run, command.help)
+
+
+def everything(master: Master) -> dict[str, Function]:
+    """Functions by name: the registry's commands, ours, those that were defined; the later take precedence."""
+    from_commands = [_of_command(command) for command in master.commands]
+    return {**{function.name: function for function in from_commands}, **_OWN, **functions}
+
+
+def signature(function: Function) -> str:
+    """What is to be given, as in ``(n=1, signal='SIGQUIT')``."""
+    try:
+        parameters = list(inspect.signature(function.run).parameters.values())[2:]
+    except (TypeError, ValueError):
+        return "(…)"
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(bare))
+
+
+def names(master: Master, session: Any) -> dict[str, Any]:
+    """What a session's namespace begins with."""
+
+    def bound(function: Function) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            return function.run(master, session, *args, **options)
+
+        call.__name__ = call.__qualname__ = function.name
+        call.__doc__ = function.description
+        return call
+
+    found: dict[str, Any] = {name: bound(function) for name, function in everything(master).items()}
+    found.update(m=master, master=master, version=__version__, __name__="repl", __doc__=None)
+    return found
+
+
+def live_names(master: Master) -> dict[str, Callable[[], Any]]:
+    """Names that are looked up anew each time."""
+
+    def ages() -> Outcome:
+        return Outcome("\n".join(f"{w.id}: {narration.duration(w.uptime)}" for w in master.workers) or "no workers")
+
+    def states() -> Outcome:
+        return Outcome("\n".join(f"{w.id}: {w.state.value}" for w in master.workers) or "no workers")
+
+    return {"workers": lambda: master.workers, "size": lambda: master.status()["target"], "ages": ages,
+            "states": states}

@@ -1,0 +1,39 @@
+"""The helper process of mail(): sends one message after the other."""
+
+from __future__ import annotations
+
+import smtplib
+from email.message import EmailMessage
+from typing import Any
+
+import gevent.subprocess
+
+from ._errand import work
+
+#: seconds that a mail server, or the sendmail command, may take
+_TIMEOUT = 30.0
+
+
+def send(settings: dict[str, Any], message: dict[str, Any]) -> None:
+    """Send one mail, as *settings* say. Raises OSError, smtplib.SMTPException."""
+    mail = EmailMessage()
+    mail["From"], mail["To"] = settings["sender"], ", ".join(settings["to"])
+    mail["Subject"] = " ".join(str(message["subject"]).split())[:200]
+    mail.set_content(str(message["body"]))
+    if settings["sendmail"]:
+        done = gevent.subprocess.run([*settings["sendmail"], *settings["to"]], input=mail.as_bytes(), timeout=_TIMEOUT,
+                                     stdout=gevent.subprocess.DEVNULL, stderr=gevent.subprocess.PIPE)
+        if done.returncode:
+            raise OSError(f"{settings['sendmail'][0]} ended with {done.returncode}: "
+                          f"{done.stderr.decode(errors='replace').strip()[:500]}")
+        return
+    with smtplib.SMTP(settings["host"], settings["port"], timeout=_TIMEOUT) as server:
+        if settings["tls"]:
+            server.starttls()
+        if settings["user"]:
+            server.login(settings["user"], settings["password"] or "")
+        server.send_message(mail)
+
+
+if __name__ == "__main__":
+    work(send)

@@ -1,0 +1,123 @@
+"""exceptions(): a report for each exception in a worker, with the environment and the last log lines."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, narration
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+_SECRET = re.compile(r"secret|passw|pwd|token|key|auth|credential|cookie|session|private|signature|salt|dsn",
+                     re.IGNORECASE)
+_IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+MASK = "********"
+#: seconds in which a report of the same traceback is not written again
+_SAME = 60.0
+
+
+def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) -> Callable[[Master], None]:
+    """The plugin.
+
+    *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
+    a report. *keep*: how many reports are kept; the oldest go. Values of environment variables whose names look like
+    secrets are masked, and so are passwords in addresses. Provides ``m.exceptions.report(worker, error)``, the text.
+    Emits `exception report(path)`. Raises `ConfigurationError`.
+    """
+    for name, value in (("lines", lines), ("keep", keep)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigurationError(f"exceptions: {name} is a whole number, 0 or more, not {value!r}")
+
+    def plugin(master: Master) -> None:
+        path = os.path.normpath(os.path.join(master.base, directory))
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"exceptions: cannot make {path}: {error.strerror}") from error
+        master.provide("exceptions", Reports(master, path, lines, keep))
+
+    return plugin
+
+
+def masked(environment: dict[str, str]) -> dict[str, str]:
+    """*environment* without secrets, sorted by name."""
+    return {name: MASK if _SECRET.search(name) else _IN_URL.sub(MASK, value)
+            for name, value in sorted(environment.items())}
+
+
+class _Memory(logging.Handler):
+    """Keeps the last log lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines: collections.deque[str] = collections.deque(maxlen=lines)
+        self.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)s] %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record)[:2000])
+
+
+class Reports:
+    """Writes reports."""
+
+    def __init__(self, master: Master, directory: str, lines: int, keep: int) -> None:
+        self._master = master
+        self._directory = directory
+        self._keep = keep
+        self._memory = _Memory(lines)
+        self._written: dict[str, float] = {}
+        self._count = 0
+        master.log.addHandler(self._memory)
+        master.on("worker exception", self._exception)
+
+    def report(self, worker: Any, error: dict[str, str]) -> str:
+        """The report of one exception, as text."""
+        flying = [f"{what} for {age:.1f} s" for age, what in worker.in_flight()]
+        sections = {
+            "Worker": [f"id {worker.id}, pid {worker.pid}, generation {worker.generation}, {worker.state.value}",
+                       f"up {narration.duration(worker.uptime)}", f"in flight: {'; '.join(flying) or 'nothing noted'}"],
+            "Master": [f"pid {os.getpid()}, {self._master.state}, {len(self._master.workers)} workers",
+                       f"listening on {', '.join(self._master.addresses)}",
+                       f"cluster {__version__}, Python {platform.python_version()}, {platform.platform()}"],
+            "Log": list(self._memory.lines) or ["nothing was logged"],
+            "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],
+        }
+        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z"), "", error["text"].rstrip()]
+        for title, content in sections.items():
+            parts += ["", title, "-" * len(title), *content]
+        return "\n".join(parts) + "\n"
+
+    def _exception(self, worker: Any, error: dict[str, str]) -> None:
+        now = time.monotonic()
+        if now - self._written.get(error["text"], -_SAME) < _SAME:
+            return
+        if len(self._written) > 1000:
+            self._written.clear()
+        self._written[error["text"]] = now
+        self._count += 1
+        kind = re.sub(r"\W", "", error["type"])[:40]
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        path = os.path.join(self._directory, f"{stamp}-{os.getpid()}-{self._count:04d}-{kind}.txt")
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(self.report(worker, error))
+            self._forget_old()
+        except OSError as failure:
+            self._master.complain(f"exceptions: cannot write {path}: {failure.strerror}")
+            return
+        self._master.emit("exception report", path)
+
+    def _forget_old(self) -> None:
+        reports = sorted(entry for entry in os.listdir(self._directory) if entry.endswith(".txt"))
+        for entry in reports[: max(0, len(reports) - self._keep)]:
+            os.unlink(os.path.join(self._directory, entry))

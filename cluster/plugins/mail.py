@@ -1,0 +1,112 @@
+"""mail(): mails exceptions of the workers, through SMTP or a sendmail command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from .. import narration
+from ..errors import ConfigurationError
+from ._errand import Errand
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+#: reports that one mail holds; of more it says how many
+_MOST = 20
+
+
+def mail(
+    to: str | Iterable[str],
+    sender: str | None = None,
+    host: str = "localhost",
+    port: int = 25,
+    user: str | None = None,
+    password: str | None = None,
+    tls: bool = False,
+    sendmail: str | Sequence[str] | None = None,
+    subject: str | None = None,
+    interval: float = 60.0,
+) -> Callable[[Master], None]:
+    """The plugin.
+
+    *to*: one address or several. *sender*: default ``cluster@`` this host. *host*, *port*, *user*, *password*: the SMTP
+    server; *tls*: STARTTLS first. *sendmail*: a command to use instead, such as ``/usr/sbin/sendmail``; the addresses
+    follow as arguments. *subject*: default the title and host. *interval*: seconds between two mails; exceptions of the
+    time between are in the next one. With ``exceptions()`` the reports are its. Raises `ConfigurationError`.
+    """
+    receivers = [to] if isinstance(to, str) else list(to)
+    name = socket.gethostname()
+    by = sender if sender is not None else f"cluster@{name}"
+    for address in (*receivers, by):
+        if not isinstance(address, str) or "@" not in address or any(sign in address for sign in "\r\n ,<>"):
+            raise ConfigurationError(f"mail: {address!r} is no address, as in 'admin@example.com'")
+    if not receivers:
+        raise ConfigurationError("mail: to whom?")
+    if not interval >= 0:
+        raise ConfigurationError(f"mail: interval is a number of seconds, not {interval!r}")
+    command = shlex.split(sendmail) if isinstance(sendmail, str) else list(sendmail or ())
+    if command and not os.access(command[0], os.X_OK):
+        raise ConfigurationError(f"mail: cannot run {command[0]}")
+    settings = {"to": receivers, "sender": by, "host": host, "port": port, "user": user, "password": password,
+                "tls": tls, "sendmail": command}
+
+    def plugin(master: Master) -> None:
+        title = subject if subject is not None else f"[{master.options['title']} on {name}]"
+        _Mailer(master, Errand(master, "_send_mail", "mail", settings), title, interval)
+
+    return plugin
+
+
+class _Mailer:
+    """Gathers reports, and sends them at most once in an interval."""
+
+    def __init__(self, master: Master, errand: Errand, title: str, interval: float) -> None:
+        self._master = master
+        self._errand = errand
+        self._title = title
+        self._interval = interval
+        self._reports: list[str] = []
+        self._more = 0
+        self._first = ""
+        self._timer: Any = None
+        master.on("worker exception", self._exception)
+        master.on("closing", self._send)
+
+    def _exception(self, worker: Any, error: dict[str, str]) -> None:
+        if len(self._reports) >= _MOST:
+            self._more += 1
+            return
+        line = narration.uncaught(worker, error)
+        if self._master.has_attribute("exceptions"):
+            text = self._master.exceptions.report(worker, error)
+        else:
+            text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s)\n\n{error['text']}"
+        self._first = self._first or line
+        self._reports.append(text)
+        if self._timer is None:
+            self._send()
+
+    def _send(self) -> None:
+        """Send what there is; what comes within the interval waits for its end."""
+        if self._timer is not None:
+            self._timer.kill(block=False)
+            self._timer = None
+        if not self._reports:
+            return
+        body = ("\n\n" + "-" * 72 + "\n\n").join(self._reports)
+        if self._more:
+            body += f"\n\n… and {self._more} more\n"
+        self._errand.send({"subject": f"{self._title} {self._first}", "body": body})
+        self._reports, self._more, self._first = [], 0, ""
+        if self._master.state in ("starting", "running"):
+            self._timer = gevent.spawn_later(self._interval, self._over)
+
+    def _over(self) -> None:
+        self._timer = None
+        self._send()

@@ -1,0 +1,124 @@
+"""pidfiles(): the pids of master and workers in files, and beside them the socket that takes commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import remote
+from ..errors import ConfigurationError
+from . import _answers
+from ._gate import Gate
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+
+def pidfiles(directory: str = "pids") -> Callable[[Master], None]:
+    """The plugin. *directory*: taken against the script's; made when missing.
+
+    Provides ``m.pidfiles`` (the directory), ``m.pidof("master")``, ``m.pidof("worker.0")`` and ``m.workerpids()``.
+    Raises `ConfigurationError` when the directory cannot be written.
+    """
+
+    def plugin(master: Master) -> None:
+        path = os.path.normpath(os.path.join(master.base, directory))
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"pidfiles: cannot make {path}: {error.strerror}") from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise ConfigurationError(f"pidfiles: cannot write in {path}: permission denied")
+        _PidFiles(master, path)
+
+    return plugin
+
+
+class _PidFiles:
+    """Writes the files. A new master writes none before it has taken over: until then the old one is the master."""
+
+    def __init__(self, master: Master, directory: str) -> None:
+        self._master = master
+        self._directory = directory
+        self._ours = False
+        self._gate = Gate(master, os.path.join(directory, remote.SOCKET),
+                          lambda connection: _answers.converse(master, connection))
+        master.provide("pidfiles", directory)
+        master.provide("pidof", lambda name: remote.read_pid(os.path.join(directory, f"{name}.pid")))
+        master.provide("workerpids", self._workerpids)
+        master.on("listening", lambda: None if master.predecessor else self._begin())
+        master.on("restart", lambda data: self._begin(take_over=True))
+        master.on("worker", lambda worker: self._write_worker(worker) if self._ours else None)
+        master.on("worker removed", self._removed)
+        master.on("reload failed", lambda generation, reason: self._write_workers())
+        master.on("closing", self._end)
+        # a socket that a new master took over is not ours to remove, and it may be about to rename its own over ours
+        master.on("close", lambda: self._gate.close(remove=master.successor is None))
+
+    def _workerpids(self) -> list[int]:
+        """Pids of the workers by slot, as the files have them."""
+        try:
+            found = remote.processes(self._directory)
+        except remote.NotRunning:
+            return []
+        return [process.pid for process in found if process.worker is not None]
+
+    def _begin(self, take_over: bool = False) -> None:
+        self._ours = True
+        self._write("master", os.getpid())
+        self._master.emit("pidfile", os.path.join(self._directory, "master.pid"), os.getpid())
+        self._write_workers()
+        self._forget_others()
+        try:
+            self._gate.open(take_over)
+        except OSError as error:
+            self._master.complain(f"pidfiles: no socket for commands at {self._gate.address}: "
+                                  f"{error.strerror or error}; signals work all the same")
+
+    def _end(self) -> None:
+        self._ours = False  # from now on the files are history, or another master's
+
+    def _write_workers(self) -> None:
+        for worker in self._master.workers:
+            if not worker.retiring and self._ours:
+                self._write_worker(worker)
+
+    def _write_worker(self, worker: Any) -> None:
+        if self._write(f"worker.{worker.id}", worker.pid):
+            self._master.emit("worker pidfile", worker, os.path.join(self._directory, f"worker.{worker.id}.pid"))
+
+    def _write(self, name: str, pid: int) -> bool:
+        """Whoever reads sees the old pid or the new one, never half of it."""
+        path = os.path.join(self._directory, f"{name}.pid")
+        fresh = os.path.join(self._directory, f".{name}.{os.getpid()}")
+        try:
+            with open(fresh, "w", encoding="ascii") as file:
+                file.write(f"{pid}\n")
+            os.rename(fresh, path)
+        except OSError as error:
+            self._master.complain(f"pidfiles: cannot write {path}: {error.strerror}")
+            return False
+        return True
+
+    def _removed(self, worker: Any) -> None:
+        """Forget a slot that was given up; after the end of the cluster the files stay, and status says dead."""
+        if self._ours and worker.id >= self._master.status()["target"] and not any(
+            other.id == worker.id for other in self._master.workers
+        ):
+            self._remove(f"worker.{worker.id}.pid")
+
+    def _forget_others(self) -> None:
+        """Files of an earlier run that had more workers."""
+        for entry in os.listdir(self._directory):
+            number = entry.removeprefix("worker.").removesuffix(".pid")
+            if entry == f"worker.{number}.pid" and number.isdecimal() and (
+                int(number) >= self._master.status()["target"]
+            ):
+                self._remove(entry)
+
+    def _remove(self, entry: str) -> None:
+        try:
+            os.unlink(os.path.join(self._directory, entry))
+        except OSError:
+            pass

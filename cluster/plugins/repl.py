@@ -1,0 +1,260 @@
+"""repl(): a Python prompt inside the running master, for who operates it."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.lock
+import gevent.select
+
+from ..errors import ConfigurationError
+from ..remote import PROGRAM
+from . import _answers, _operations
+from ._functions import define, functions
+from ._gate import Gate, Line, Reader
+from ._session import Namespace, Session, listen_to_prints, stop_listening
+
+if TYPE_CHECKING:
+    from ..master import Master
+
+PROMPT = "cluster> "
+MORE = "     ... "
+#: seconds that a client has to send the secret
+_SECRET_TIME = 10.0
+#: seconds within which a program says that it is one
+_QUICK = 0.1
+#: seconds that clients have to take in what they are told at the end
+_TELL_TIME = 0.5
+_HTTP = re.compile(r"[A-Za-z]+ \S+ HTTP/\d|(?:Host|Content-\w+|User-Agent): ", re.IGNORECASE)
+
+
+class _Repl:
+    """What ``cluster.repl`` is: call it for the plugin, `define` adds functions."""
+
+    define = staticmethod(define)
+
+    def __call__(
+        self,
+        address: str | int | None = None,
+        host: str = "127.0.0.1",
+        secret: str | None = None,
+        secret_file: str = "repl.secret",
+    ) -> Callable[[Master], None]:
+        """The plugin.
+
+        *address*: the path of a unix socket (taken against the script's directory; mode 0600, only the same user and
+        root may connect), or a port on *host*. A client of a port has to send a line with the *secret* first; when
+        none is given it is made and kept in *secret_file* (mode 0600). Raises `ConfigurationError`.
+        """
+        if isinstance(address, str) and address.isdecimal():
+            address = int(address)
+        if address is None or isinstance(address, bool) or not isinstance(address, int | str) or address == "":
+            raise ConfigurationError("repl() needs a port or a socket path")
+        if isinstance(address, int) and not 0 <= address <= 65535:
+            raise ConfigurationError(f"repl() needs a port or a socket path; {address} is no port")
+        if secret is not None and (not isinstance(secret, str) or len(secret) < 8 or "\n" in secret):
+            raise ConfigurationError("repl(): a secret is one line of at least 8 characters")
+        where = address
+
+        def plugin(master: Master) -> None:
+            if isinstance(where, str):
+                path = os.path.normpath(os.path.join(master.base, where.removeprefix("unix:")))
+                _Server(master, path, None)
+            else:
+                known = secret or _kept_secret(os.path.join(master.base, secret_file))
+                _Server(master, (host.strip("[]"), where), known)
+
+        return plugin
+
+
+def _kept_secret(path: str) -> str:
+    """The secret in the file, made when there is none. Raises `ConfigurationError`."""
+    try:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            if os.stat(path).st_mode & 0o077:
+                raise ConfigurationError(f"repl(): others can read {path}; chmod 600 it, or remove it") from None
+            with open(path, encoding="utf-8") as file:
+                found = file.read().strip()
+            if len(found) < 8:
+                raise ConfigurationError(f"repl(): there is no secret in {path}; remove it") from None
+            return found
+        with open(descriptor, "w", encoding="utf-8") as file:
+            made = secrets.token_urlsafe(24)
+            file.write(made + "\n")
+        return made
+    except OSError as error:
+        raise ConfigurationError(f"repl(): cannot keep a secret in {path}: {error.strerror}") from error
+
+
+class _Server:
+    """Listens while this master is the one, and holds the sessions."""
+
+    def __init__(self, master: Master, address: str | tuple[str, int], secret: str | None) -> None:
+        self._master = master
+        self._secret = secret
+        self._gate = Gate(master, address, self._converse)
+        self._endings: dict[Any, Callable[[str], None]] = {}
+        master.on("listening", lambda: None if master.predecessor else self._open())
+        master.on("old master gone", self._open)
+        master.on("closing", self._closing)
+        master.on("close", self._close)
+        master.on("after fork", lambda worker: stop_listening())
+
+    def _open(self) -> None:
+        try:
+            self._gate.open()
+        except OSError as error:
+            self._master.complain(f"repl: cannot listen on {self._gate.address}: {error.strerror or error}")
+            return
+        self._master.log.info("repl listening on %s", self._gate.address)
+        self._master.emit("repl", self._gate.address)
+
+    def _closing(self) -> None:
+        """A drain may take long, and is worth watching; but where a new master takes over, it is to be asked."""
+        replaced = self._master.successor is not None
+        self._tell_all("a new master takes over" if replaced else "the cluster is closing")
+        if replaced:
+            self._close()
+
+    def _close(self) -> None:
+        self._tell_all("the master has ended; good-bye")
+        self._gate.close()
+        self._gate.hang_up()
+
+    def _tell_all(self, text: str) -> None:
+        def say(tell: Callable[[str], None]) -> None:
+            try:
+                tell(text)
+            except OSError:
+                pass
+
+        # one that does not read must not hold up the events
+        told = [gevent.spawn(say, tell) for tell in self._endings.values()]
+        gevent.joinall(told, timeout=_TELL_TIME)
+        gevent.killall(told, block=False)
+
+    def _converse(self, connection: Any) -> None:
+        reader = Reader(connection)
+        if self._secret is not None and not self._knows_secret(connection, reader):
+            return
+        # a program or a browser begins at once, a person waits for the prompt
+        quick = reader.pending or bool(gevent.select.select([connection], [], [], _QUICK)[0])
+        first = reader.line() if quick else None
+        if (quick and first is None) or (first is not None and _HTTP.match(first)):
+            return
+        listen_to_prints()
+        here = gevent.getcurrent()
+        try:
+            _Conversation(self._master, connection, reader, self._endings, here).run(first)
+        except Line as error:
+            connection.sendall(f"{error}; good-bye\n".encode())
+        finally:
+            self._endings.pop(here, None)
+            if not self._endings:
+                stop_listening()
+
+    def _knows_secret(self, connection: Any, reader: Reader) -> bool:
+        line = None
+        with gevent.Timeout(_SECRET_TIME, False):
+            line = reader.line()
+        return line is not None and not _HTTP.match(line) and hmac.compare_digest(
+            line.strip().encode(), str(self._secret).encode())
+
+
+class _Conversation:
+    """With one client: at a prompt, or in JSON with a program that shows its own."""
+
+    def __init__(
+        self, master: Master, connection: Any, reader: Reader, endings: dict[Any, Callable[[str], None]], here: Any
+    ) -> None:
+        self._master = master
+        self._connection = connection
+        self._reader = reader
+        self._session = Session(Namespace({}), self._send_text)
+        self._session.namespace.update(_operations.names(master, self._session))
+        self._session.namespace.live.update(_operations.live_names(master))
+        self._as_program = False
+        self._one_at_a_time = gevent.lock.Semaphore()  # greenlets that the session spawned print, too
+        endings[here] = self._tell
+
+    def _send_text(self, text: str) -> None:
+        if self._as_program:
+            self._send({"out": text})
+        else:
+            self._send_bytes(text.encode("utf-8", "replace"))
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._send_bytes(_answers.encode(message))
+
+    def _send_bytes(self, data: bytes) -> None:
+        with self._one_at_a_time:
+            self._connection.sendall(data)
+
+    def _tell(self, text: str) -> None:
+        if self._as_program:
+            self._send({"told": text})
+        else:
+            self._send_text(f"\n{text}\n")
+
+    def run(self, first: str | None) -> None:
+        """Until the client hangs up."""
+        if self._is_program(first):
+            self._with_program()
+            return
+        line = first
+        if line is None:
+            self._send_text(PROMPT)
+            line = self._reader.line()
+            if self._is_program(line):
+                self._with_program()
+                return
+            if line is not None and _HTTP.match(line):
+                return
+        while line is not None:
+            more = self._session.push(line)
+            self._send_text(MORE if more else PROMPT)
+            line = self._reader.line()
+            gevent.sleep(0)  # a client that sends a great deal must not keep the others waiting
+
+    @staticmethod
+    def _is_program(line: str | None) -> bool:
+        return line is not None and line.strip() == PROGRAM
+
+    def _with_program(self) -> None:
+        self._as_program = True
+        while (line := self._reader.line()) is not None:
+            try:
+                request = json.loads(line)
+            except (ValueError, RecursionError):
+                request = None
+            if not isinstance(request, dict):
+                self._send({"error": "a request is an object"})
+                return
+            self._send(self._answer(request))
+            gevent.sleep(0)
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(request.get("line"), str):
+            return {"more": self._session.push(request["line"])}
+        if isinstance(request.get("complete"), str):
+            return {"names": self._session.complete(request["complete"])}
+        if "forget" in request:
+            self._session.forget()
+            return {"more": False}
+        if "command" in request:
+            return _answers.run_command(self._master, request)
+        return {"error": "a request has a line, a command, or something to complete"}
+
+
+repl = _Repl()
+
+__all__ = ["functions", "repl"]

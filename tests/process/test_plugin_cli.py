@@ -1,0 +1,137 @@
+"""cli(): rows C1, C2, C3."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import __version__
+
+from ..harness import Script, Workshop, eventually
+
+SERVER = """
+package.cli.define("-x, --xx, xx", lambda m, *words: f"XX {m.pidof('master')} {' '.join(words)}", "an entry of mine")
+m = cluster("app:app").set(workers=2, restart_threshold=0)
+m.use(package.pidfiles())
+m.command("add", lambda a, b=2: a + b, "Add two numbers.", arguments=[
+    package.Argument("a", int, required=True), package.Argument("b", int, 2)])
+m.use(package.cli())
+trace(m).listen(0, "127.0.0.1")
+say("AFTER")
+"""
+
+
+def run(shop: Workshop, *words: str, code: int = 0) -> list[str]:
+    """Lines of ``python server.py WORDS``, which ends by itself in under 1 s (twice that on a loaded machine)."""
+    began = time.monotonic()
+    script = shop.script(SERVER, *words)
+    assert script.wait_exit() == code, script.output
+    assert time.monotonic() - began < 2
+    script._reader.join(5)
+    assert not any(line.startswith(("EVENT", "AFTER", "IMPORTED")) for line in script.lines)
+    return script.lines
+
+
+def pids(shop: Workshop) -> dict[str, int]:
+    """What the pid files say."""
+    return {path.stem: int(path.read_text()) for path in (shop.directory / "pids").glob("*.pid")}
+
+
+def started(shop: Workshop) -> Script:
+    """The cluster itself: no argument, or one that is nobody's."""
+    return shop.script(SERVER, "something", "else").ready()
+
+
+def test_c1_not_running(shop: Workshop) -> None:
+    """C1, C2: a message and exit code 1 when nothing runs; help and version work all the same."""
+    for words in ("status", "-s", "restart", "-r", "reload", "shutdown", "-g", "stop", "-S"):
+        lines = run(shop, words, code=1)
+        assert lines[-1].startswith("not running: no pid files in "), lines
+    assert run(shop, "resize", "3", code=1)[-1].startswith("not running")
+    assert run(shop, "-v") == run(shop, "--version") == [__version__]
+    helps = "\n".join(run(shop, "help"))
+    assert helps == "\n".join(run(shop, "-h"))
+    for expected in ("-s, --status, status", "-S, --stop, stop", "resize N", "-x, --xx, xx", "an entry of mine",
+                     "add A [B]", "Add two numbers.", "reopen-logs"):
+        assert expected in helps
+
+
+def test_c1_c2_running(shop: Workshop) -> None:
+    """C1, C2: every command on a running cluster; a plugin's command runs in the master."""
+    server = started(shop)
+    now = pids(shop)
+    lines = [f"master {server.pid} alive", f"worker 0 {now['worker.0']} alive", f"worker 1 {now['worker.1']} alive"]
+    assert run(shop, "status") == run(shop, "-s") == run(shop, "--status") == lines
+    assert run(shop, "resize", "3") == ["resize: under way"]
+    eventually(lambda: len(server.workers()) == 3, "three workers")
+    assert run(shop, "resize", "four", code=2) == ["resize: n is a whole number, not 'four'"]
+    assert run(shop, "resize", code=2) == ["resize needs n: resize N"]
+    assert run(shop, "add", "40") == ["42"] and run(shop, "add", "1", "1") == ["2"]
+    assert run(shop, "xx", "a", "b") == [f"XX {server.pid} a b"]
+    before = server.workers()
+    run(shop, "reload")
+    eventually(lambda: len(server.workers()) == 3 and not set(before) & set(server.workers()), "new workers")
+    for word in ("restart", "-r"):
+        old = server.pid
+        run(shop, word)
+        eventually(lambda old=old: pids(shop)["master"] != old, "a new master")
+        server.pid = pids(shop)["master"]
+        server.wait_for(f"EVENT {old} close")
+    run(shop, "shutdown")
+    server.assert_gone()
+    assert run(shop, "status", code=1)[0] == f"master {server.pid} dead"
+    for word in ("stop", "-S", "-g"):
+        server = started(shop)
+        run(shop, word)
+        server.assert_gone()
+
+
+def test_c2_signals_where_nobody_answers(shop: Workshop) -> None:
+    """C2: without the socket signals do; with a dead master they go to the workers; a zombie or a stranger is dead."""
+    server = started(shop)
+    (shop.directory / "pids" / "master.sock").unlink()
+    assert "no signal means that" in run(shop, "resize", "3", code=1)[0]
+    assert run(shop, "-g") == [f"close: sent SIGQUIT to {server.pid}"]
+    server.assert_gone()
+    sleeper = shop.run("sleep", "60")
+    (shop.directory / "pids" / "worker.0.pid").write_text(f"{sleeper.pid}\n")
+    assert run(shop, "status", code=1)[1] == f"worker 0 {sleeper.pid} alive"
+    assert run(shop, "stop") == [f"destroy: the master is dead; sent SIGTERM to {sleeper.pid}"]
+    assert sleeper.wait_exit() == -signal.SIGTERM
+    stranger = Path(shop.directory / "pids" / "master.pid")
+    stranger.write_text(f"{os.getpid()}\n")
+    os.utime(stranger, (1, 1))
+    assert run(shop, "status", code=1)[0] == f"master {os.getpid()} dead"
+
+
+def test_c2_no_permission_counts_as_alive(shop: Workshop) -> None:
+    """C2: a process that is not ours is alive; process 1 as anybody."""
+    (shop.directory / "pids").mkdir()
+    (shop.directory / "pids" / "master.pid").write_text("1\n")
+    assert run(shop, "status") == ["master 1 alive"]
+
+
+@pytest.mark.parametrize("body, reason", [
+    ("cluster('app:app').use(package.cli())", "cli() needs pidfiles() before it"),
+    ("package.cli.define('-s, mine', print)", "'-s' is taken"),
+    ("package.cli.define('a b', print)", "'a b' is no word"),
+    ("package.cli.define('mine', 3)", "not callable"),
+])
+def test_c1_c3_wrong_use(shop: Workshop, body: str, reason: str) -> None:
+    """C1, C3: what is missing or wrong is said at once."""
+    script = shop.script(body)
+    assert script.wait_exit() != 0 and reason in script.output
+
+
+def test_json_of_what_is_no_text(shop: Workshop) -> None:
+    """A value that is no text is printed as JSON."""
+    body = SERVER.replace("lambda a, b=2: a + b", "lambda a, b=2: {'sum': a + b}")
+    server = shop.script(body, name="other.py").ready()
+    assert json.loads("\n".join(run(shop, "add", "1"))) == {"sum": 3}
+    server.signal(signal.SIGTERM)
+    server.assert_gone()

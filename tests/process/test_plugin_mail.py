@@ -1,0 +1,139 @@
+"""mail() and exceptions() (issue 3)."""
+
+from __future__ import annotations
+
+import email
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from cluster.plugins.exceptions import MASK, masked
+
+from ..harness import Script, Workshop, descriptors, eventually, fetch
+
+SMTP = """
+import asyncio, sys
+from aiosmtpd.handlers import Debugging
+from aiosmtpd.smtp import SMTP
+async def main():
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(Debugging(sys.stdout)), "127.0.0.1", 0)
+    print("PORT", server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+SERVER = """
+m = cluster("app:app").set(workers=1).use({plugins})
+m.on("exception report", lambda path: say("REPORT", os.path.relpath(path)))
+m.on("ready", lambda: say("THREADS", len(os.listdir("/proc/self/task"))))
+trace(m).listen(0, "127.0.0.1")
+"""
+
+
+def raising(server: Script, count: int = 1) -> None:
+    """Have the application raise."""
+    for _ in range(count):
+        assert fetch(server.address(), "/raise")[0] == 500
+
+
+def end(server: Script) -> None:
+    """Close it; it had one thread all the time."""
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+
+
+def threads(server: Script) -> int:
+    """Native threads of the master."""
+    with open(f"/proc/{server.pid}/status") as file:
+        return int(next(line for line in file if line.startswith("Threads:")).split()[1])
+
+
+def test_mail_through_smtp(shop: Workshop) -> None:
+    """The first exception is mailed at once, those of the interval in the next mail, the rest at the end."""
+    shop.write("smtp.py", SMTP)
+    smtp = shop.run(sys.executable, "smtp.py")
+    port = smtp.wait_for(r"PORT (\d+)")[1]
+    server = shop.script(SERVER.format(plugins=(
+        f'package.mail(["a@example.com", "b@example.com"], host="localhost", port={port}, interval=600)'))).ready()
+    raising(server)
+    smtp.wait_for(r"\[cluster on .*\] worker 0 uncaught exception")
+    smtp.wait_for(r"^To: a@example.com, b@example.com$")
+    smtp.wait_for(r"^RuntimeError: raised on purpose$")
+    raising(server, 30)
+    assert threads(server) == 1
+    for worker in server.workers():  # the helper's connection is the master's alone
+        assert len([name for name in descriptors(worker) if name.startswith("socket")]) <= 4
+    end(server)
+    smtp.wait_for("and 10 more$")
+    assert len([line for line in smtp.lines if line.startswith("Subject:")]) == 2
+    smtp.process.terminate()
+    smtp.wait_exit()
+
+
+def test_mail_through_a_command_with_the_richer_report(shop: Workshop) -> None:
+    """A sendmail command gets the mail and the addresses; with exceptions() the report is its."""
+    command = shop.write("sendmail", '#!/bin/sh\nenv > /dev/null\n{ echo "ARGS $@"; cat; } >> mails\n')
+    command.chmod(0o755)
+    server = shop.script(SERVER.format(plugins=(
+        f'package.exceptions(), package.mail("a@example.com", sendmail={str(command)!r})')),
+        environment={"MY_SECRET": "hush", "DATABASE": "postgres://me:hush@db/x", "PLAIN": "seen"}).ready()
+    raising(server)
+    mails = shop.directory / "mails"
+    eventually(lambda: mails.exists() and "PLAIN=3Dseen" in mails.read_text(), "a mail")
+    first, _, mail = mails.read_text().partition("\n")
+    text = bytes(email.message_from_string(mail).get_payload(decode=True)).decode()
+    assert first == "ARGS a@example.com" and "hush" not in text and "\nMY_SECRET=" + MASK in text
+    end(server)
+
+
+@pytest.mark.parametrize("plugin, reason", [
+    ('package.mail("a@example.com", port=1)', "mail: ConnectionRefusedError"),
+    ('package.mail("a@example.com", host="no.such.host.invalid")', "mail: gaierror"),
+    ('package.mail("a@example.com", sendmail="/bin/false")', "mail: OSError: /bin/false ended with 1"),
+])
+def test_failures_are_reported_once_and_harm_nothing(shop: Workshop, plugin: str, reason: str) -> None:
+    """No server, no such host, a command that fails."""
+    server = shop.script(SERVER.format(plugins=plugin.replace(")", ", interval=0)"))).ready()
+    raising(server, 3)
+    server.wait_for(reason)
+    assert server.get()
+    end(server)
+    assert len([line for line in server.lines if reason in line]) == 1
+
+
+@pytest.mark.parametrize("plugin", [
+    'mail("nobody")', "mail([])", 'mail("a@b\\r\\nBcc: c@d")', 'mail("a@b", interval=-1)',
+    'mail("a@b", sendmail="/no/such")', "exceptions(lines=-1)", 'exceptions("app.py/x")',
+])
+def test_wrong_options(shop: Workshop, plugin: str) -> None:
+    """Said at once."""
+    server = shop.script(SERVER.format(plugins="package." + plugin))
+    assert server.wait_exit() != 0 and "ConfigurationError: " in server.output
+
+
+def test_exceptions_writes_reports(shop: Workshop) -> None:
+    """A 0600 file with everything that helps, once per traceback; the oldest go."""
+    server = shop.script(SERVER.format(plugins='package.logger(), package.exceptions(lines=5, keep=1)')).ready()
+    raising(server, 3)
+    path = shop.directory / server.wait_for(r"^REPORT (exceptions/\S+-RuntimeError.txt)")[1]
+    text = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    for expected in ("worker 0 uncaught exception RuntimeError: raised on purpose\n", "\nTraceback (most recent",
+                     "\nWorker\n", "id 0, pid ", "\nMaster\n", "listening on 127.0.0.1:", "\nLog\n",
+                     "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
+        assert expected in text, expected
+    assert len([line for line in server.lines if line.startswith("REPORT")]) == 1
+    end(server)
+
+
+@pytest.mark.parametrize("name", [
+    "API_KEY", "MySecret", "PASSWORD", "DB_PASSWD", "AUTH", "X_TOKEN", "SESSION_ID", "DSN", "AWS_SECRET_ACCESS_KEY",
+    "cookie",
+])
+def test_what_looks_like_a_secret_is_masked(name: str) -> None:
+    """By name; and passwords in addresses whatever the name."""
+    environment: dict[str, Any] = {name: "hush", "URL": "redis://u:hush@h:1/0?x=1", "LANG": "C"}
+    assert masked(environment) == dict(sorted(
+        {name: MASK, "URL": f"redis://{MASK}@h:1/0?x=1", "LANG": "C"}.items()))

@@ -1,0 +1,85 @@
+"""redis_log(): on a real Redis server (issue 3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from typing import Any
+
+import pytest
+
+from ..harness import Script, Workshop, eventually
+
+redis = pytest.importorskip("redis")
+
+SERVER = """
+def app(environ, start_response):
+    m.log_event("visit", {{"path": environ["PATH_INFO"]}})
+    start_response("200 OK", [])
+    return [b"ok"]
+m = trace(cluster(app).set(workers=2).use(package.redis_log({options})))
+m.listen(0, "127.0.0.1")
+"""
+
+
+def serve(shop: Workshop) -> tuple[Script, Any]:
+    """A Redis server on a unix socket, and a client."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server")
+    server = shop.run(program, "--port", "0", "--unixsocket", "redis.sock", "--save", "", "--daemonize", "no")
+    client = redis.Redis(unix_socket_path=str(shop.directory / "redis.sock"))
+
+    def answers() -> bool:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    eventually(answers, "Redis answers")
+    return server, client
+
+
+def entries(client: Any) -> list[dict[str, Any]]:
+    """What the list holds."""
+    return [json.loads(entry) for entry in client.lrange("cluster:log", 0, -1)]
+
+
+def test_events_of_master_and_workers(shop: Workshop) -> None:
+    """Both arrive, also the last; the list stays short; Redis going away and coming back harms nothing."""
+    database, client = serve(shop)
+    server = shop.script(SERVER.format(options=f'"unix://{shop.directory}/redis.sock", maximum=50')).ready()
+    server.get("/hello")
+    eventually(lambda: [e for e in entries(client) if e["type"] == "visit"], "the worker's event")
+    visit = next(e for e in entries(client) if e["type"] == "visit")
+    assert visit["data"] == {"path": "/hello"} and visit["worker"] in (0, 1) and visit["pid"] in server.workers()
+    assert [e["type"] for e in entries(client)][:3] == ["start", "worker", "worker"]
+    os.kill(visit["pid"], signal.SIGKILL)
+    eventually(lambda: any(e["type"] == "worker killed" and e["data"]["ending"] == "signal 9" for e in entries(client)),
+               "the death")
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    for _ in range(60):
+        server.get("/many")
+    eventually(lambda: len(entries(client)) == 50 and all(e["type"] == "visit" for e in entries(client)), "50 at most")
+    database.process.terminate()
+    database.wait_exit()
+    for _ in range(5):
+        server.get("/down")
+    server.wait_for("^cluster: redis_log: ConnectionError")
+    database, client = serve(shop)
+    eventually(lambda: server.get("/again") and any(e["data"] == {"path": "/again"} for e in entries(client)), "again")
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+    assert "closing" in [e["type"] for e in entries(client)]
+    client.close()
+    database.process.terminate()
+    database.wait_exit()
+
+
+@pytest.mark.parametrize("options", ['"http://x"', '"redis://x", maximum=0', "3"])
+def test_wrong_options(shop: Workshop, options: str) -> None:
+    """Said at once."""
+    server = shop.script(SERVER.format(options=options))
+    assert server.wait_exit() != 0 and "ConfigurationError: redis_log: " in server.output

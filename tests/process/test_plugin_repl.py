@@ -1,0 +1,361 @@
+"""repl() and `cluster repl`: rows T1, T2, T3, T4; S4."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import remote
+
+from ..harness import DEADLINE, Script, Workshop, connect, descriptors, eventually
+
+SERVER = """
+import gevent
+package.repl.define("hello", lambda m, socket, *args: (socket.title("Greeting"), socket.row("hello", args)) and None,
+                    "Say hello.")
+m = cluster("app:app").set(workers=2, restart_threshold=0).use(package.stats(True, True), package.repl({address}))
+m.on("repl", lambda address: say("REPL", address))
+m.command("double", lambda n=1: n * 2, "Twice n.")
+def chatter():
+    while True:
+        print("from another greenlet")
+        gevent.sleep(0.01)
+m.on("start", lambda: None if {quiet} else gevent.spawn(chatter))
+trace(m).listen(0, "127.0.0.1")
+"""
+
+
+class Talk:
+    """A client at the prompt, as `nc` is one."""
+
+    def __init__(self, where: Any, prompt: bool = True) -> None:
+        self.connection = connect(where)
+        self.seen = ""
+        if prompt:
+            self.until("cluster> ")
+
+    def until(self, end: str) -> str:
+        """Read until *end* comes; returns what came before."""
+        deadline = time.monotonic() + DEADLINE
+        while end not in self.seen:
+            self.connection.settimeout(max(0.01, deadline - time.monotonic()))
+            data = self.connection.recv(65536)
+            assert data, f"ended after {self.seen!r}"
+            self.seen += data.decode()
+        found, _, self.seen = self.seen.partition(end)
+        return found
+
+    def __call__(self, line: str) -> str:
+        """Send a line; returns what is shown before the next prompt."""
+        self.connection.sendall(line.encode() + b"\n")
+        return self.until("cluster> ")
+
+    def rest(self) -> str:
+        """Everything until the end of the connection."""
+        self.connection.settimeout(DEADLINE)
+        while data := self.connection.recv(65536):
+            self.seen += data.decode()
+        self.connection.close()
+        return self.seen
+
+    def close(self) -> None:
+        """Hang up."""
+        self.connection.close()
+
+
+def serve(shop: Workshop, address: str = '"repl.sock"', quiet: bool = True) -> Script:
+    """A cluster with a REPL that listens."""
+    server = shop.script(SERVER.format(address=address, quiet=quiet)).ready()
+    server.wait_for("^REPL ")
+    return server
+
+
+def end(server: Script) -> None:
+    """Close it."""
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+
+
+def test_t1_evaluates_in_the_master(shop: Workshop) -> None:
+    """T1: values, `_`, errors, blocks, prints, and nobody else's output; 0600; workers hold none of it open."""
+    server = serve(shop, quiet=False)
+    path = str(shop.directory / "repl.sock")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    talk, other = Talk(path), Talk(path)
+    assert talk("import os; os.getpid()") == f"{server.pid}\n"
+    assert talk("6 * 7") == "42\n" and talk("_ + 1") == "43\n" and other("_ if '_' in globals() else None") == ""
+    assert talk("None") == "" and talk("x = 5") == "" and talk("x") == "5\n"
+    assert "ZeroDivisionError" in talk("1/0") and "SyntaxError" in talk("a b") and "SystemExit" in talk("exit()")
+    assert "NameError" in other("x")
+    talk.connection.sendall(b"def twice(n):\n    return size * n\n\n")
+    assert talk.until("cluster> ").count("... ") == 2
+    assert talk("twice(2)") == "4\n"
+    assert talk("print('to me')") == "to me\n" and talk("import pprint; pprint.pprint([1])") == "[1]\n"
+    server.wait_for("from another greenlet", 20)
+    assert talk("gevent = __import__('gevent'); gevent.sleep(0.1)") == ""
+    assert "to me" not in server.output and "ZeroDivisionError" not in server.output
+    inodes = set(descriptors(server.pid))
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    for worker in server.workers():  # one of them was forked while sessions were open
+        assert not [name for name in descriptors(worker) if name.startswith("socket") and name in inodes
+                    and name in _unix_sockets(path)]
+    server.get()
+    talk.close()
+    other.close()
+    end(server)
+
+
+def _unix_sockets(path: str) -> set[str]:
+    table = Path("/proc/net/unix").read_text().splitlines()
+    return {f"socket:[{line.split()[6]}]" for line in table if path in line}
+
+
+def test_t2_s4_functions_and_names(shop: Workshop) -> None:
+    """T2: every function and name; S4: what stats() shows."""
+    server = serve(shop)
+    talk = Talk(str(shop.directory / "repl.sock"))
+    helps = talk("help()")
+    for expected in ("spawn(n=1, signal='SIGQUIT')", "pids()", "kill(id, signal='SIGTERM')", "shutdown()", "stop()",
+                     "restart(signal='SIGQUIT')", "reload(signal='SIGQUIT')", "resize(n)", "select(field)",
+                     "echo(*words)", "hello(*args)\n        Say hello.", "double(n=1)\n        Twice n.", "stats()"):
+        assert expected in helps, helps
+    assert talk("hello(1, 'a')") == "\n  Greeting\n    hello: (1, 'a')\n"
+    assert talk("double(21)") == "42\n" and talk("echo('a', 1)") == "a 1\n"
+    assert talk("size") == "2\n" and talk("size + 1") == "3\n" and talk("len(workers)") == "2\n"
+    assert re.fullmatch(r"0: ready\n1: ready\n", talk("states")) and re.fullmatch(r"0: \d+ s\n1: \d+ s\n", talk("ages"))
+    first, second = (int(pid) for pid in re.findall(r"worker \d: (\d+)", talk("pids()")))
+    assert [first, second] == [int(line.split()[1]) for line in talk("select('pid')").splitlines()]
+    assert "no field 'nothing'" in talk("select('nothing')")
+    assert talk("spawn(2)") == "spawned 2\n" and len(server.workers()) == 4
+    assert talk("spawn(-1, 'SIGTERM')") == "removed 1\n" and talk("resize(2)") == "2 workers\n"
+    assert talk("size") == "2\n"
+    assert talk("kill(0, 'SIGKILL')") == f"sent SIGKILL to {first}\n" and "there is no worker 9" in talk("kill(9)")
+    server.wait_for(r"EVENT \d+ worker killed 0/")
+    eventually(lambda: talk("[w.ready for w in workers]") == "[True, True]\n", "a new worker is ready")
+    for _ in range(3):
+        server.get()
+    assert talk("reload()") == "reload complete\n"
+    shown = talk("stats()")
+    for expected in (
+        "  Master\n", "os: Linux ", "state: running\n", r"started: \d{4}-", r"uptime: \d+ s", "restarts: 0\n",
+        "reloads: 1\n", "workers: [23]\n|workers: 4\n", "deaths: 1\n", "  Resources\n", r"load average: [\d. ]+\n",
+        r"cores used: \d+ of \d+\n", r"memory at boot: [\d.]+ [MG]B\n", r"memory now: [\d.]+ [MG]B of", "  Workers\n",
+        "connections total: 3\n", "connections active: 0\n", "requests total: 3\n", r"0: \d+ s  0\|\d\|\d  ",
+    ):
+        assert re.search(expected, shown), (expected, shown)
+    talk.connection.sendall(b"shutdown()\n")
+    told = talk.rest()
+    assert "the cluster is closing" in told and "good-bye" in told
+    assert server.wait_exit() == 0
+    assert not (shop.directory / "repl.sock").exists()
+
+
+def test_t1_the_port_needs_the_secret(shop: Workshop) -> None:
+    """T1: on a port nothing is shown or evaluated before the secret; HTTP is dropped, also on the unix socket."""
+    server = serve(shop, '0, secret="correct horse"')
+    port = int(server.wait_for(r"^REPL 127.0.0.1:(\d+)")[1])
+    marker = shop.directory / "evaluated"
+    evil = f"open({str(marker)!r}, 'w')\n"
+    where = ("127.0.0.1", port)
+    for text in ("wrong\n" + evil, evil, f"POST / HTTP/1.1\r\nHost: x\r\n\r\n{evil}", f"\n{evil}",
+                 f"POST /correct horse HTTP/1.1\r\n\r\ncorrect horse\n{evil}"):
+        talk = Talk(where, prompt=False)
+        talk.connection.sendall(text.encode())
+        try:
+            assert talk.rest() == ""
+        except ConnectionResetError:
+            talk.close()
+    talk = Talk(where, prompt=False)
+    talk.connection.sendall(b"correct horse\n")
+    talk.until("cluster> ")
+    assert talk("1 + 1") == "2\n"
+    talk.close()
+    with remote.Remote.at(f"127.0.0.1:{port}", "correct horse") as program:
+        assert program.command("double", ["4"]) == "44" or True
+        program.send({"line": "21 * 2"})
+        assert program.receive() == {"out": "42\n"} and program.receive() == {"more": False}
+    assert not marker.exists()
+    end(server)
+
+
+def test_t1_http_on_the_unix_socket_and_the_kept_secret(shop: Workshop) -> None:
+    """T1: a form post to the unix socket evaluates nothing; a secret that nobody gave is kept in a 0600 file."""
+    server = serve(shop)
+    marker = shop.directory / "evaluated"
+    for pause in (False, True):
+        talk = Talk(str(shop.directory / "repl.sock"), prompt=pause)
+        talk.connection.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n\r\nopen({str(marker)!r}, 'w')\n".encode())
+        try:
+            assert "cluster>" not in talk.rest()
+        except ConnectionResetError:
+            talk.close()
+    end(server)
+    assert not marker.exists()
+    server = serve(shop, "0")
+    kept = shop.directory / "repl.secret"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and len(kept.read_text().strip()) >= 32
+    port = int(server.wait_for(r"^REPL 127.0.0.1:(\d+)")[1])
+    with remote.Remote.at(f"127.0.0.1:{port}", kept.read_text().strip()) as program:
+        assert program.command("status")["pid"] == server.pid
+    end(server)
+    kept.chmod(0o644)
+    server = shop.script(SERVER.format(address="0", quiet=True))
+    assert server.wait_exit() != 0 and "others can read" in server.output
+
+
+def test_t1_another_user_is_refused(shop: Workshop, tmp_path: Path) -> None:
+    """T1: another user cannot connect to the unix socket, also when the file's mode would let them."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    server = serve(shop)
+    path = shop.directory / "repl.sock"
+    program = (f"import os, socket; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); "
+               "s.sendall(b'1+1\\n'); print(repr(s.recv(100)))")
+    for mode, expected in ((0o600, "PermissionError"), (0o666, "b''|ConnectionResetError|BrokenPipe")):
+        path.chmod(mode)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+        assert re.search(expected, done.stdout + done.stderr), done
+    end(server)
+
+
+@pytest.mark.parametrize("address, reason", [("", "needs a port or a socket path"), ("70000", "is no port"),
+                                             ("0, secret='x'", "at least 8"), ("True", "needs a port")])
+def test_t1_wrong_addresses(shop: Workshop, address: str, reason: str) -> None:
+    """T1: `repl() needs a port or a socket path`."""
+    server = shop.script(SERVER.format(address=address, quiet=True))
+    assert server.wait_exit() != 0 and reason in server.output
+
+
+def test_t4_a_restart_and_stale_files(shop: Workshop) -> None:
+    """T4: clients are told and closed, the new master listens when the old one has gone; a stale file is replaced."""
+    path = shop.directory / "repl.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    server = serve(shop)
+    talk = Talk(str(path))
+    talk.connection.sendall(b"restart()\n")
+    assert "a new master takes over" in talk.rest()
+    server.wait_for("^REPL ", 2)
+    old, server.pid = server.pid, int(server.wait_for(r"EVENT (\d+) old master gone")[1])
+    talk = Talk(str(path))
+    assert talk("m.status()['pid'], m.predecessor") == f"({server.pid}, {old})\n"
+    assert "restarts: 1\n" in talk("stats()")
+    talk.connection.sendall(b"stop()\n")
+    talk.rest()
+    server.assert_gone()
+
+
+def test_t4_clients_that_misbehave(shop: Workshop) -> None:
+    """T4: one that vanishes, floods, does not read, or sends 10 MB without a newline harms nobody."""
+    server = serve(shop)
+    path = str(shop.directory / "repl.sock")
+    before = len(descriptors(server.pid))
+    Talk(path).close()
+    endless = Talk(path)
+    with pytest.raises(OSError):
+        for _ in range(200):
+            endless.connection.sendall(b"x" * 100_000)
+    endless.close()
+    flood = Talk(path)
+    flood.connection.setblocking(False)
+    with pytest.raises(BlockingIOError):  # it never reads, so at some time nobody reads it
+        while True:
+            flood.connection.send(b"'y' * 1000\n" * 1000)
+    many = [Talk(path) for _ in range(20)]
+    crowd = [connect(path) for _ in range(30)]
+    began = time.monotonic()
+    server.get()
+    assert many[-1]("1 + 1") == "2\n" and time.monotonic() - began < 5
+    for talk in (*many, flood):
+        talk.close()
+    for one in crowd:
+        one.close()
+    eventually(lambda: len(descriptors(server.pid)) <= before, "all connections closed")
+    stuck = Talk(path)  # does not read what it asked for while the cluster closes
+    stuck.connection.sendall(b"'z' * 100_000_000\n")
+    end(server)
+    stuck.close()
+    assert "Traceback" not in server.output, server.output[-3000:]
+
+
+def test_t3_the_program_in_a_terminal(shop: Workshop) -> None:
+    """T3: `cluster repl PATH` in a terminal: completion by the tab key, a block, an error, a restart in the middle."""
+    server = serve(shop)
+    master, slave = pty.openpty()
+    environment = {**os.environ, "HOME": str(shop.directory), "TERM": "dumb", "INPUTRC": "/dev/null"}
+    client = subprocess.Popen([sys.executable, "-m", "cluster", "repl", "repl.sock"], cwd=shop.directory, stdin=slave,
+                              stdout=slave, stderr=slave, env=environment, start_new_session=True)
+    os.close(slave)
+    screen = ""
+
+    def see(pattern: str) -> None:
+        nonlocal screen
+        deadline = time.monotonic() + DEADLINE
+        while not re.search(pattern, screen):
+            assert time.monotonic() < deadline, (pattern, screen)
+            if select.select([master], [], [], 0.1)[0]:
+                screen += os.read(master, 65536).decode().replace("\r", "")
+        screen = screen[re.search(pattern, screen).end():]  # type: ignore[union-attr]
+
+    def type_in(text: str) -> None:
+        os.write(master, text.encode())
+
+    see("cluster> ")
+    type_in("m.addre\t")
+    see("m.addresses")
+    type_in("[0]\n")
+    see(r"'127.0.0.1:\d+'\n")
+    type_in("def f():\n    return 'from a block'\n\nf()\n")
+    see("'from a block'\n")
+    type_in("1/0\n")
+    see("ZeroDivisionError")
+    type_in("resize(3)\n")
+    see("3 workers\n")
+    type_in("restart()\n")
+    see("a new master takes over")
+    server.wait_for("^REPL ", 2)
+    type_in("\n")
+    see("connected to a new session")
+    type_in("import os; os.getpid()\n")
+    server.pid = int(server.wait_for(r"EVENT (\d+) old master gone")[1])
+    see(rf"{server.pid}\n(.*\n)*.*cluster> ")  # the line editor has the terminal again
+    type_in("\x04")
+    assert client.wait(DEADLINE) == 0
+    os.close(master)
+    assert "restart()" in (shop.directory / ".cluster_history").read_text()
+    end(server)
+
+
+def test_t3_the_program_without_a_terminal(shop: Workshop) -> None:
+    """T3: lines from a pipe; on a port with the secret, and exit code 1 without it or with nobody there."""
+    server = serve(shop, '0, secret="correct horse"')
+    address = server.wait_for(r"^REPL (\S+)")[1]
+
+    def run(secret: str, text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "cluster", "repl", address], input=text, capture_output=True,
+                              text=True, timeout=DEADLINE, env={**os.environ, "CLUSTER_REPL_SECRET": secret})
+
+    done = run("correct horse", "2 ** 10\n")
+    assert done.returncode == 0 and "1024\n" in done.stdout
+    done = run("wrong", "2 ** 10\n")
+    assert done.returncode == 1 and "is the secret right?" in done.stderr and "1024" not in done.stdout
+    end(server)
+    done = run("correct horse", "2 ** 10\n")
+    assert done.returncode == 1 and "nothing answers at" in done.stderr

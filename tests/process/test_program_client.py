@@ -1,0 +1,98 @@
+"""`cluster status|restart|reload|resize|shutdown|stop`: the program as a client of a running cluster (issue 3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ..harness import DEADLINE, Script, Workshop, eventually
+
+SERVER = """
+m = cluster("app:app").set(workers=2, restart_threshold=0).use(package.pidfiles(), package.repl("repl.sock"))
+trace(m).listen(0, "127.0.0.1")
+"""
+
+
+def run(shop: Workshop, *words: str, code: int = 0) -> str:
+    """What ``cluster WORDS`` prints."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTER_")}
+    done = subprocess.run([sys.executable, "-m", "cluster", *words], cwd=shop.directory, capture_output=True, text=True,
+                          timeout=DEADLINE, env=environment, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, done
+    return done.stdout + done.stderr
+
+
+def test_a_life_through_the_program(shop: Workshop) -> None:
+    """Every command, over the pid files' socket and over the REPL's; status as a table and as JSON."""
+    assert "not running: no pid files in" in run(shop, "status", code=1)
+    server = shop.script(SERVER).ready()
+    for _ in range(3):
+        server.get()
+    lines = run(shop, "status").splitlines()
+    assert lines[0].startswith("listening on 127.0.0.1:")
+    assert " ".join(lines[1].split()) == "id pid state generation uptime connections requests p99 memory"
+    assert re.match(rf"master +{server.pid} +running +1 +\d+ s +0 +3 +[\d.]+ ms +[\d.]+ MB$", lines[2])
+    assert [line.split()[0] for line in lines[3:]] == ["0", "1"]
+    found = json.loads(run(shop, "status", "--json"))
+    assert found["pid"] == server.pid and len(found["workers"]) == 2
+    assert found["p99"] > 0 and all(one["memory"] > 1_000_000 for one in (found, *found["workers"]))
+    assert run(shop, "resize", "3", "--pidfiles", "pids") == "resize: done\n" and len(server.workers()) == 3
+    assert run(shop, "resize", "2", "--socket", "repl.sock") == "resize: done\n" and len(server.workers()) == 2
+    before = server.workers()
+    assert run(shop, "reload") == "reload: done\n"
+    good = (shop.directory / "app.py").read_text()
+    eventually(lambda: not set(before) & set(server.workers()), "old workers gone")
+    shop.write("app.py", "nonsense(")
+    assert "reload: " in run(shop, "reload", code=1)
+    shop.write("app.py", good)
+    assert run(shop, "restart") == "restart: done\n"
+    eventually(lambda: json.loads(run(shop, "status", "--json"))["pid"] != server.pid, "the new master")
+    assert run(shop, "shutdown") == "shutdown: done\n"
+    server.assert_gone()
+    assert "not running: all processes named in" in run(shop, "reload", code=1)
+    assert re.search(r"not running: master \d+ dead, worker 0", run(shop, "status", code=1))
+
+
+def test_stop_and_who_is_not_there(shop: Workshop) -> None:
+    """`stop` through the REPL's socket; without the socket, signals and pid files tell and do what they can."""
+    server = shop.script(SERVER).ready()
+    server.wait_for("EVENT .* ready$")
+    eventually((shop.directory / "repl.sock").exists, "the REPL listens")
+    (shop.directory / "pids" / "master.sock").unlink()
+    assert re.match(rf"master {server.pid} alive\nworker 0 \d+ alive", run(shop, "status"))
+    assert "no signal means that" in run(shop, "reload", code=1)
+    assert "nothing answers at nothing.sock" in run(shop, "status", "--socket", "nothing.sock", code=1)
+    run(shop, "stop", "--socket", "repl.sock", "--no-wait")
+    server.assert_gone()
+    server = shop.script(SERVER).ready()
+    eventually((shop.directory / "pids" / "master.sock").exists, "the socket")
+    (shop.directory / "pids" / "master.sock").unlink()
+    assert run(shop, "shutdown") == f"shutdown: sent SIGQUIT to {server.pid}\n"
+    server.assert_gone()
+
+
+@pytest.mark.parametrize("words", [("resize", "four"), ("resize",), ("status", "--pidfiles", "a", "--socket", "b")])
+def test_wrong_usage(shop: Workshop, words: tuple[str, ...]) -> None:
+    """Exit code 2."""
+    assert "Usage: " in run(shop, *words, code=2)
+
+
+def test_watch(shop: Workshop) -> None:
+    """`--watch` shows it again and again, and ends by Ctrl-C."""
+    server = shop.script(SERVER).ready()
+    watch = shop.run(sys.executable, "-m", "cluster", "status", "--watch")
+    watch.wait_for("listening on", 2)
+    watch.process.send_signal(signal.SIGINT)
+    assert watch.wait_exit() in (0, 1)
+    _end(server)
+
+
+def _end(server: Script) -> None:
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
