@@ -18,7 +18,7 @@ def overdue(worker: Any, seconds: float) -> str:
 
 def waiting(worker: Any, connections: int) -> str:
     """A draining worker still has connections."""
-    return f"worker {worker.id} waiting on {connections} connection{'' if connections == 1 else 's'}"
+    return f"worker {worker.id} waiting on {connections} connections"
 
 
 def cyclic(seconds: float) -> str:

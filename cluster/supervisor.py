@@ -20,18 +20,19 @@ from .calls import Calls
 from .channel import Message
 from .complaints import Complaints
 from .crew import Crew, ForkedChild
-from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, ChannelError, WouldBlock
+from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, WouldBlock
 from .events import Emitter
 from .inbox import Inbox, Timer
 from .listeners import Listeners
 from .notify import notify
 from .reloading import Reload
 from .renewal import Renewal
-from .restart import Predecessor, Replacement
+from .restart import Predecessor
 from .results import Result
 from .scoreboard import ROWS
 from .signals import Watchers, name
 from .states import MASTER_MOVES, MasterState, move
+from .succession import Succession
 from .system import System
 from .workers.handle import WorkerHandle
 
@@ -86,10 +87,10 @@ class Supervisor:
         self._generations = 1
         self._reload: Reload | None = None
         self._after_reload: list[Callable[[], None]] = []
-        self._replacement: Replacement | None = None
-        self._restart_result: Result | None = None
-        self._restart_signal = signal.SIGQUIT
-        self._restart_timer: Timer | None = None
+        self._succession = Succession(
+            self._system, self._inbox, self.announcer, plan.listeners, plan.settings, self._gather, self._totals,
+            self._end_workers, self._changed,
+        )
         self._close_timer: Timer | None = None
         self._close_results: list[Result] = []
         self._ended = False
@@ -110,8 +111,7 @@ class Supervisor:
             traceback.print_exc(file=sys.stderr)
             self._complaints.say("the supervisor failed; killing all workers")
             self.crew.abandon()
-            if self._replacement is not None:
-                self._replacement.cancel()
+            self._succession.cancel("the supervisor failed")
             self.exit_code = EXIT_FAILED
         self._leave()
         return self.exit_code
@@ -209,7 +209,7 @@ class Supervisor:
 
     def _let_go(self) -> None:
         """In a forked child: the connections to other masters are not ours."""
-        for other in (self._plan.predecessor, self._replacement):
+        for other in (self._plan.predecessor, self._succession):
             if other is not None:
                 other.abandon()
 
@@ -332,7 +332,7 @@ class Supervisor:
         """Replace the workers by a new generation."""
         if self._ending(result):
             return
-        if self._replacement is not None:
+        if self._succession.started:
             result.fail("a restart is under way")
             return
         if self._plan.same_code is not None:
@@ -369,66 +369,18 @@ class Supervisor:
             return
         if self._plan.predecessor is not None and self.state is MasterState.STARTING:
             # were ours ready before we are, the old master would take our end for a failure, and serve on beside it
-            reason = "this master has not taken over yet"
-            self.announcer.say("restart failed", reason)
-            result.fail(reason)
+            self._succession.refuse(result, "this master has not taken over yet")
             return
-        if self._restart_result is not None:  # one replacement for all who ask while it is on its way
-            first = self._restart_result
-            self._unsettled.append((result, lambda: first.done and self._copy(first, result)))
-            return
-        self._restart_result = result
-        self._restart_signal = signal.Signals(number)
-        left = self._settings["restart threshold"] - (self._system.now() - self.started)
-        if left > 0:
-            self.announcer.say("cyclic restart", left)
-            self._restart_timer = self._inbox.later(left, self._restart_now, result)
-        else:
-            self._restart_now(result)
+        self._succession.ask(result, number, self._system.now() - self.started)
 
-    @staticmethod
-    def _copy(first: Result, second: Result) -> bool:
-        if first.error is not None:
-            second.error = first.error
-        second.succeed(first.value)
-        return True
-
-    def _restart_now(self, result: Result) -> None:
-        self._restart_timer = None
+    def _gather(self, result: Result, then: Callable[[dict[str, Any]], None]) -> None:
+        """Let plugins put what a new master should know into a dictionary, when no reload is under way any more."""
 
         def begin() -> None:
             data: dict[str, Any] = {}
-            self._say_and_hold("restarting", (data,), self._start_replacement, data)
+            self._say_and_hold("restarting", (data,), then, data)
 
         self._in_turn(result, begin)
-
-    def _start_replacement(self, data: dict[str, Any]) -> None:
-        if self._close_timer is not None or self.state not in (MasterState.STARTING, MasterState.RUNNING):
-            return
-        self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._restart_failed)
-        try:
-            self._replacement.start(self._plan.listeners, data, self._totals(), self._settings["restart timeout"])
-        except (OSError, ChannelError) as error:
-            self._restart_failed(f"the new master cannot be started: {error}")
-
-    def _restart_failed(self, reason: str) -> None:
-        self._replacement = None
-        result, self._restart_result = self._restart_result, None
-        self.announcer.say("restart failed", reason)
-        if result is not None:
-            result.fail(reason)
-        self._changed()
-
-    def _taken_over(self, taken: list[str]) -> None:
-        """The new master's workers are all ready: our time is over."""
-        for listener in self._plan.listeners:
-            listener.handed_on = listener.key in taken
-        if self._replacement is not None:
-            self._replacement.send_totals(self._totals())  # so that what it tells is never less than what we told
-        if self._restart_result is not None:
-            self._restart_result.succeed(self._replacement.pid if self._replacement is not None else None)
-            self._changed()  # others may wait for the same
-        self._end_workers(int(self._restart_signal))
 
     # -- the end
 
@@ -443,7 +395,7 @@ class Supervisor:
             elif delay:
                 self.announcer.say("closing")
                 notify("STOPPING=1")
-                self._cancel_restart()
+                self._succession.cancel("the cluster is closing")
                 self._close_timer = self._inbox.later(delay, self._stop_serving, number)
             else:
                 self._end_workers(number)
@@ -474,10 +426,9 @@ class Supervisor:
             self.announcer.say("closing")
         else:
             self._close_timer.cancel()
-        replaced = self._replacement is not None and self._replacement.ready
-        if not replaced:
+        if not self._succession.done:
             notify("STOPPING=1")
-            self._cancel_restart()
+            self._succession.cancel("the cluster is closing")
         self._go(MasterState.DESTROYING if number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
                  else MasterState.CLOSING)
         self.crew.maintaining = False
@@ -500,19 +451,9 @@ class Supervisor:
         self.crew.retire_all(number)
         self._changed()
 
-    def _cancel_restart(self) -> None:
-        if self._restart_timer is not None:
-            self._restart_timer.cancel()
-        if self._replacement is not None and not self._replacement.ready:
-            self._replacement.cancel()
-            self._replacement = None
-        if self._restart_result is not None:
-            self._restart_result.fail("the cluster is closing")
-
     def _all_gone(self) -> None:
         """No worker is left."""
-        if self._replacement is not None and self._replacement.ready:
-            self._replacement.send_totals(self._totals(), last=True)
+        self._succession.finish()
         self._plan.listeners.close()
         self._go(MasterState.CLOSED)
         self._say_and_hold("close", (), self._finish)
@@ -532,7 +473,7 @@ class Supervisor:
     @property
     def successor_pid(self) -> int | None:
         """The new master's, once it serves."""
-        return self._replacement.pid if self._replacement is not None and self._replacement.ready else None
+        return self._succession.pid
 
     def _totals(self) -> dict[str, int]:
         return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])

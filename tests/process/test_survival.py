@@ -168,7 +168,7 @@ def test_u5_stuck_worker_is_killed_at_the_timeout(shop: Workshop, stuck: str) ->
             eventually(lambda: any(_state(pid) == "R" for pid in server.workers()), "a worker loops")
         server.signal(signal.SIGQUIT)
         assert server.wait_exit() == 0
-    assert re.search(rf"timed out after 1 s; in flight: GET {path}\S* 127.0.0.1 for \d", server.output)
+    assert re.search(rf"timed out after 1 s \(pid \d+; in flight: GET {path}\S* 127.0.0.1 for \d", server.output)
     assert "worker timeout" in server.events()
 
 
