@@ -41,7 +41,11 @@ ABSOLUTE = re.compile(rf"[Hh][Tt][Tt][Pp][Ss]?://({_HOST})([/?].*)?").fullmatch
 #: the size of a chunk (64 bits at most) and its extensions
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?").fullmatch
 #: a field of a trailer section
-TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*").fullmatch
+#: (not one that says where the message ends or whom it is for: RFC 9110, 6.5.1 forbids to send those here, and a reader
+#: that believed them would read another message than we do)
+TRAILER = re.compile(
+    rb"(?!(?i:transfer-encoding|content-length|host|trailer):)[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*"
+).fullmatch
 
 #: environ keys by header name as spelled by the client. It is a table of names, not of requests: bounded, and it spares
 #: each field the upper-casing (measured: 9 % of a request with ten fields).
