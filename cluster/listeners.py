@@ -183,9 +183,11 @@ class Listener:
         os.set_inheritable(descriptor, False)
         try:
             self._use(_socket(fileno=self._checked(descriptor)))
+            self._remember_inode()
+            if self.address.kind == "unix":
+                self._give_access()
         except OSError as error:
             raise BindError(f"cannot take over {self.address}: {_reason(error)}") from error
-        self._remember_inode()
 
     @staticmethod
     def _checked(descriptor: int) -> int:
@@ -214,12 +216,16 @@ class Listener:
         self.socket = opened
         opened.bind(path)
         self._remember_inode()
+        self._give_access()
+        self._use(opened)
+
+    def _give_access(self) -> None:
+        """Owner and mode of a unix socket's file."""
         if "owner" in self.options:
             user, _, group = self.options["owner"].partition(":")
-            os.chown(path, _user_id(user), _group_id(group, user))
+            os.chown(self.address.path, _user_id(user), _group_id(group, user))
         if "mode" in self.options:
-            os.chmod(path, self.options["mode"])
-        self._use(opened)
+            os.chmod(self.address.path, self.options["mode"])
 
     def _use(self, opened: Any) -> None:
         self.socket = opened

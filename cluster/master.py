@@ -302,7 +302,7 @@ class Master(Operations, Extensible):
                 gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
         except KeyError:
             raise ConfigurationError(f"setting 'group': there is no group {group!r}") from None
-        if os.geteuid() != 0 and (uid not in (None, os.geteuid()) or gid not in (None, os.getegid(), *os.getgroups())):
+        if os.geteuid() != 0 and (uid not in (None, os.geteuid()) or gid not in (None, os.getegid())):
             raise ConfigurationError("settings 'user' and 'group' need a master that runs as root")
         return uid, gid, login
 

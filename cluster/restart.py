@@ -124,7 +124,7 @@ class Replacement:
             self._inbox.put(self._became_ready, [str(key) for key in message.get("taken", ())])
 
     def _became_ready(self, taken: list[str]) -> None:
-        if self._over or self.ready:
+        if self._over or self.ready or not self._alive:  # one that has died since cannot take over
             return
         self.ready = True
         if self._timer is not None:

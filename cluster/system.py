@@ -86,10 +86,10 @@ class System:
         return watcher
 
     def kill(self, pid: int, number: int) -> bool:
-        """Send a signal; False when there is no such process any more."""
+        """Send a signal; False when there is no such process any more, or it is another user's and we are not root."""
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return False
         return True
 
@@ -192,6 +192,19 @@ def default_signals() -> None:
                 signal.signal(number, signal.SIG_DFL)
         except (OSError, ValueError, RuntimeError):
             continue
+
+
+def tell_when_parent_dies(number: int) -> None:
+    """Have the kernel send signal *number* to this process when its parent dies (Linux; elsewhere nothing happens).
+
+    Becoming another user clears it.
+    """
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+    except (ImportError, OSError, AttributeError):
+        pass
 
 
 def unblock_signals() -> None:

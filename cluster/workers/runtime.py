@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -27,13 +28,14 @@ from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
-from ..system import System, unblock_signals
+from ..system import System, tell_when_parent_dies, unblock_signals
 from ..vhosts import VirtualHosts
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
 #: seconds beyond `timeout` after which a draining worker ends by itself; a master that asked for it kills it sooner
 AFTER_MASTER = 1.0
+_MASTER_DIED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGIO
 #: seconds to send the last messages
 FLUSH = 1.0
 
@@ -205,6 +207,9 @@ class Worker:
     def _serving(self) -> None:
         if self.options["ready"] == "auto":
             self.ready()
+        # a worker in a busy loop does not read the end of its channel; this interrupts it
+        signal.signal(_MASTER_DIED, lambda caught, frame: signal.alarm(math.ceil(ORPHAN)))
+        tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
         self._in_job = True

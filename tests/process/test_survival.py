@@ -153,6 +153,16 @@ def test_u4_orphan_finishes_its_request(shop: Workshop) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def test_u4_busy_orphan_ends_too(shop: Workshop) -> None:
+    """U4: a worker in a busy loop, which cannot notice the end of its channel, does not outlive its master for long."""
+    server = shop.script("from cluster.workers import runtime\nruntime.ORPHAN = 1\n" + SERVER % "workers=2").ready()
+    with connect(server.address()) as connection:
+        connection.sendall(b"GET /loop HTTP/1.1\r\nHost: test\r\n\r\n")
+        eventually(lambda: any(_state(pid) == "R" for pid in server.workers()), "a worker loops")
+        server.signal(signal.SIGKILL)
+        eventually(lambda: not server.family(), "no worker left")
+
+
 @pytest.mark.parametrize("stuck", ["loop", "stop"])
 def test_u5_stuck_worker_is_killed_at_the_timeout(shop: Workshop, stuck: str) -> None:
     """U5: a stuck worker does not stop the close; what it had in flight is told before it is killed."""
