@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigurationError, did_you_mean
 from .events import normal
@@ -14,8 +13,7 @@ from .events import normal
 ACCESS = ("inproc", "local", "remote")
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """A typed argument of a command; ``required`` ones have no default."""
 
     name: str
@@ -25,8 +23,7 @@ class Argument:
     help: str = ""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A named operation. ``workers``: a worker may ask for it with ``m.call(name)``. ``access``: one of `ACCESS`."""
 
     name: str

@@ -25,7 +25,27 @@ class OneLine(click.ClickException):
         click.echo(f"cluster: {self.message}", err=True, file=file)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """Loads the commands for a running cluster only where they are wanted: ``serve`` has to start fast."""
+
+    def _complete(self) -> None:
+        from .operators import add_to
+
+        add_to(self)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by name."""
+        if cmd_name not in self.commands:
+            self._complete()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, for the help."""
+        self._complete()
+        return super().list_commands(ctx)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cluster", message="%(prog)s %(version)s")
 def program() -> None:
     """Serve a WSGI application, a TCP server or a job on all cores, without failing a request."""
@@ -153,8 +173,5 @@ def _default_address() -> str:
 
 def main() -> None:
     """Entry point."""
-    from .operators import add_to
-
-    add_to(program)
     warnings.showwarning = _warn_in_one_line
     program(prog_name="cluster")

@@ -64,6 +64,7 @@ def app(environ, start_response):
     if path.startswith("/sleep/"):
         gevent.sleep(float(path.split("/")[2]))
     if path == "/loop":
+        say("LOOPING", os.getpid())
         while True:
             pass
     if path == "/exit":

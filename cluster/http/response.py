@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from email.utils import formatdate
 from http import HTTPStatus
 
 from .errors import Refused, ResponseError
@@ -90,9 +89,20 @@ class Clock:
 
     def renew(self, now: float) -> None:
         wall = time.time()
-        self.field = f"Date: {formatdate(wall, usegmt=True)}\r\n"
+        self.field = f"Date: {http_date(wall)}\r\n"
         self.last_field = self.field + "\r\n"
         self.expires = now + 1.0 - wall % 1.0
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(seconds: float) -> str:
+    """A moment (seconds since the epoch) as HTTP writes it. (To import the library's way takes 6 ms.)"""
+    at = time.gmtime(seconds)
+    return (f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
+            f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT")
 
 
 def plain(status: int, text: str, date: str, extra: Iterable[tuple[str, str]] = (), close: bool = True) -> bytes:

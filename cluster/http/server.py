@@ -6,14 +6,13 @@ import _socket
 from collections.abc import Iterable, MutableSequence, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
 from . import counters as index
 from . import response
 from . import tls as _tls
-from .access_log import AccessLog
 from .binding import Binding
 from .connection import Connection, TLSConnection
 from .engine import Engine, InFlight, Observer, OnError, WSGIApplication
@@ -23,6 +22,9 @@ from .preface import Preface
 from .proxies import TrustedProxies, as_networks
 from .request import Environ
 from .wire import IDLE
+
+if TYPE_CHECKING:
+    from .access_log import AccessLog
 
 #: out of descriptors: how long to leave a listener alone, in seconds
 _EXHAUSTED = 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import tempfile
 from collections.abc import Mapping
 from typing import Any, Union
 
@@ -54,7 +53,7 @@ def _single(certificate: PEM, key: PEM | None) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
-    opened: list[tempfile._TemporaryFileWrapper[bytes]] = []
+    opened: list[Any] = []
     try:
         made.load_cert_chain(_path(certificate, opened), _path(key, opened) if key is not None else None)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -70,6 +69,8 @@ def _path(pem: PEM, opened: list[Any]) -> str:
     """A path for what OpenSSL reads only from files. The file is the owner's alone and is gone in a moment."""
     if not isinstance(pem, bytes):
         return os.fspath(pem)
+    import tempfile  # few need it, and it is slow to import
+
     file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed, and so removed, by the caller
     opened.append(file)
     file.write(pem)

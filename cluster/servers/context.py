@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..listeners import Listener
 from ..scoreboard import InFlight, Scoreboard
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a server needs to know, and no more."""
 
     listeners: Sequence[Listener]
@@ -25,7 +23,7 @@ class Context:
     base: str
     #: each is told ``(event, data)`` when a connection comes or goes and a request begins or is complete; empty unless
     #: a plugin wants to know, so that a server looks at it before it gathers anything
-    observers: list[Callable[[str, dict[str, Any]], None]] = field(default_factory=list)
+    observers: list[Callable[[str, dict[str, Any]], None]]
 
     def observe(self, event: str, data: dict[str, Any]) -> None:
         """Tell the observers."""

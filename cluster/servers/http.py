@@ -6,15 +6,17 @@ import math
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..http import HTTPServer, Limits, Timeouts
-from ..http.access_log import COMBINED, AccessLog, compile_format
 from ..http.proxies import as_networks
 from ..http.tls import as_context
 from .accepting import Accepting
 from .context import Context
+
+if TYPE_CHECKING:
+    from ..http.access_log import AccessLog
 
 #: setting → field of `Limits`, and of `Timeouts`; None or 0 means no limit
 _LIMITS = {
@@ -36,6 +38,8 @@ def check(options: Mapping[str, Any]) -> None:
     limits(options)
     as_networks(options["trusted proxies"])
     if options["access log"] is not None:
+        from ..http.access_log import COMBINED, compile_format
+
         compile_format(options["access log format"] or COMBINED)
 
 
@@ -83,6 +87,8 @@ class HTTPAdapter:
         target = options["access log"]
         if target is None:
             return None
+        from ..http.access_log import COMBINED, AccessLog
+
         if target != "-":
             target = os.path.join(self._context.base, target)
         try:

@@ -303,13 +303,13 @@ def test_accepting_is_fair(shop: Workshop, at_once: int) -> None:
 def test_a_stuck_worker_holds_up_nobody_else(shop: Workshop, how: str) -> None:
     """Must show 3: with one of four workers stuck, 400 new connections are all served, by the other three."""
     server = shop.script("trace(cluster('app:app').set(workers=4)).listen(0, '127.0.0.1')").ready()
-    busy = connect(server.address())
-    if how == "busy":
-        busy.sendall(b"GET /loop HTTP/1.1\r\nHost: test\r\n\r\n")
-    else:
-        os.kill(server.workers()[0], signal.SIGSTOP)
-    report = arrive(server.address(), 400, 1, hold=False)
+    with connect(server.address()) as busy:
+        if how == "busy":
+            busy.sendall(b"GET /loop HTTP/1.1\r\nHost: test\r\n\r\n")
+            server.wait_for("^LOOPING")
+        else:
+            os.kill(server.workers()[0], signal.SIGSTOP)
+        report = arrive(server.address(), 400, 1, hold=False)
     assert report.clean and report.answered == 400, report
-    busy.close()
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0

@@ -158,7 +158,7 @@ def test_u4_busy_orphan_ends_too(shop: Workshop) -> None:
     server = shop.script("from cluster.workers import runtime\nruntime.ORPHAN = 1\n" + SERVER % "workers=2").ready()
     with connect(server.address()) as connection:
         connection.sendall(b"GET /loop HTTP/1.1\r\nHost: test\r\n\r\n")
-        eventually(lambda: any(_state(pid) == "R" for pid in server.workers()), "a worker loops")
+        server.wait_for("^LOOPING")
         server.signal(signal.SIGKILL)
         eventually(lambda: not server.family(), "no worker left")
 
@@ -175,7 +175,7 @@ def test_u5_stuck_worker_is_killed_at_the_timeout(shop: Workshop, stuck: str) ->
             for pid in server.workers():
                 os.kill(pid, signal.SIGSTOP)
         else:
-            eventually(lambda: any(_state(pid) == "R" for pid in server.workers()), "a worker loops")
+            server.wait_for("^LOOPING")
         server.signal(signal.SIGQUIT)
         assert server.wait_exit() == 0
     assert re.search(rf"timed out after 1 s \(pid \d+; in flight: GET {path}\S* 127.0.0.1 for \d", server.output)
@@ -195,7 +195,7 @@ def test_u5_term_ends_a_busy_worker(shop: Workshop) -> None:
     with connect(server.address()) as connection:
         connection.sendall(b"GET /loop HTTP/1.1\r\nHost: test\r\n\r\n")
         (worker,) = server.workers()
-        eventually(lambda: _state(worker) == "R", "it loops")
+        server.wait_for("^LOOPING")
         os.kill(worker, signal.SIGTERM)
         server.wait_for(rf"worker killed 0/{worker}")
     server.wait_for("worker ready", 2)
