@@ -214,6 +214,9 @@ def main() -> None:
     server_core, load_core = options.cores.split(",")
     chosen = options.servers.split(",") if options.servers else list(servers())
     loads = options.loads.split(",") if options.loads else list(LOADS)
+    for name in (*chosen, *loads):
+        if name not in servers() and name not in LOADS:
+            parser.error(f"no server or load {name!r}; there are {', '.join([*servers(), *LOADS])}")
     for program in ("wrk", "taskset"):
         if not shutil.which(program):
             sys.exit(f"{program} is needed and not installed")
