@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 import gevent.event
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.channel import FRAME_LIMIT, Channel, encode, pair
@@ -128,6 +128,7 @@ def test_peer_that_does_not_read_does_not_block(ends: tuple[End, End]) -> None:
     right.close()
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_any_bytes_in_any_pieces_never_raise(data: bytes, size: int) -> None:
     """Whatever comes, in whatever pieces: messages, or the end; never an exception in the hub."""
