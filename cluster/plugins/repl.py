@@ -121,7 +121,7 @@ class _Server:
     def _closing(self) -> None:
         """A drain may take long, and is worth watching; but where a new master takes over, it is to be asked."""
         replaced = self._master.successor is not None
-        self._tell_all("a new master takes over" if replaced else "the cluster is closing")
+        self._tell_all("this master is replaced; the session ends here" if replaced else "the cluster is closing")
         if replaced:
             self._close()
 
