@@ -6,6 +6,8 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from cluster import operating, remote
 from cluster.errors import RemoteError
 
@@ -128,3 +130,51 @@ def test_s3_handlers_come_and_go(shop: Workshop) -> None:
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
     assert not any("/unheard" in line or "/silent" in line for line in server.lines)
+
+
+OTHERS = {
+    "pywsgi": """
+        from gevent.pywsgi import WSGIServer
+        from app import app
+        server = WSGIServer(("127.0.0.1", 0), app, log=None)
+    """,
+    "tcp server": """
+        from gevent.server import StreamServer
+        server = StreamServer(("127.0.0.1", 0), lambda connection, address: connection.sendall(connection.recv(9)))
+    """,
+    "tcp handler": """
+        from cluster import tcp
+        server = tcp(lambda connection, address: connection.sendall(connection.recv(9)))
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_s1_s3_on_other_servers(shop: Workshop, kind: str) -> None:
+    """S1, S3: connections on any server, and requests on gevent's WSGIServer, are counted and told as on our own."""
+    shop.write("other.py", OTHERS[kind])
+    names = ("client connection", "client disconnection", "client request", "client request complete")
+    server = shop.script(SERVER.format(listen=names).replace("app:app", "other:server")).ready()
+    http = kind == "pywsgi"
+    for _ in range(5):
+        if http:
+            assert fetch(server.address(), "/hello?x=1")[0] == 200
+            continue
+        with connect(server.address()) as client:
+            client.sendall(b"hello")
+            assert client.recv(9) == b"hello"
+    server.wait_for(r"CLIENT client connection \d \[\('remote', '127.0.0.1'\)\]", 5)
+    server.wait_for(r"CLIENT client disconnection \d \[\('remote', '127.0.0.1'\)\]", 5)
+    if http:
+        server.wait_for(r"CLIENT client request \d .*'GET'.*'/hello'.*'x=1'.*'127.0.0.1'", 5)
+        server.wait_for(r"CLIENT client request complete \d .*\('status', 200\)", 5)
+        assert fetch(server.address(), "/raise")[0] == 500
+        server.wait_for(r"CLIENT client request complete \d .*'/raise'.*\('status', 500\)")
+    totals = eventually(lambda: (now := ask(shop, "stats")["totals"])["connections_active"] == 0 and now, "all closed")
+    assert totals["connections_total"] == (6 if http else 5) and totals["requests_active"] == 0
+    requests = totals["requests_total"], totals["responses_2xx"], totals["responses_5xx"]
+    assert requests == ((6, 5, 1) if http else (0, 0, 0))
+    told = [line for line in server.lines if line.startswith("CLIENT")]
+    assert len(told) == (24 if http else 10)
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
