@@ -7,7 +7,6 @@ What each line means is told in `README.md` beside this file.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import signal
@@ -22,9 +21,10 @@ from pathlib import Path
 if not __package__:  # started as a file: the directory above has to be importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import turns
 from benchmarks.arrivals import arrive, wait_for_answer
 from benchmarks.processes import memory, switches_a_second, wait_gone
-from benchmarks.servers import GUNICORN, OURS, WORKERS, Kind, Server, choose, interruptible, running
+from benchmarks.servers import GUNICORN, OURS, WORKERS, Kind, Server, choose, running
 
 SETTLE = 2.0
 """Seconds of rest before idling is measured: gunicorn, too, has closed its idle connections by then."""
@@ -189,29 +189,17 @@ def figure(value: float | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit code: 0 when every bound is kept, 1 otherwise, 2 when nothing could be measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lifecycle", description="Ours and gunicorn in turns.")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser = turns.parser("lifecycle", "Ours and gunicorn in turns.", rounds=5)
     parser.add_argument("--only", choices=[OURS.name, GUNICORN.name], help="measure this one alone")
     options = parser.parse_args(arguments)
     kinds = choose(options.only)
     values: dict[str, list[list[float]]] = {kind.name: [] for kind in kinds}
-    try:
-        with interruptible():
-            for number in range(options.rounds):
-                # Whoever comes second may find warmer caches, so they take turns at that too.
-                for kind in kinds if number % 2 == 0 else kinds[::-1]:
-                    values[kind.name].append(take_all(kind))
-                    taken = "  ".join(figure(value) for value in values[kind.name][-1])
-                    print(f"round {number + 1}/{options.rounds}  {kind.name:<9} {taken}", file=sys.stderr)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    text, good = table(values)
-    print(text)
-    return 0 if good else 1
+
+    def take(kind: Kind) -> str:
+        values[kind.name].append(take_all(kind))
+        return "  ".join(figure(value) for value in values[kind.name][-1])
+
+    return turns.measure(kinds, options.rounds, take, lambda: table(values))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ What the table means is told in `README.md` beside this file.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import os
 import signal
@@ -21,10 +20,11 @@ from pathlib import Path
 if not __package__:  # started as a file: the directory above has to be importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import turns
 from benchmarks.arrivals import arrive
 from benchmarks.client import Report
 from benchmarks.processes import state
-from benchmarks.servers import GUNICORN, OURS, Kind, Server, choose, interruptible, running
+from benchmarks.servers import GUNICORN, OURS, Kind, Server, choose, running
 
 CLIENTS = 400
 """How many new connections are made, with one request on each."""
@@ -97,7 +97,7 @@ Results = dict[tuple[str, str, str], list[Report]]
 """Reports, one for each round, by the names of trap, arrival and server."""
 
 
-def take(kind: Kind, results: Results) -> None:
+def take(kind: Kind, results: Results) -> str:
     """One round for one server: a fresh one for each way to be stuck, since it may be no use after that."""
     for trap, stick in TRAPS.items():
         with running(kind) as server:
@@ -110,6 +110,7 @@ def take(kind: Kind, results: Results) -> None:
                         raise RuntimeError(f"worker {pid} of {kind.name} was to be stuck, but served")
                     results.setdefault((trap, arrival.name, kind.name), []).append(report)
                     time.sleep(0.2)  # for the server to notice that these have gone
+    return ""
 
 
 def table(results: Results) -> tuple[str, bool]:
@@ -140,27 +141,13 @@ def table(results: Results) -> tuple[str, bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit code: 0 when ours served all in time, 1 otherwise, 2 when nothing could be measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stuck", description="One of four workers is stuck.")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser = turns.parser("stuck", "One of four workers is stuck.", rounds=5)
     parser.add_argument("--only", choices=[OURS.name, GUNICORN.name], help="measure this one alone")
     options = parser.parse_args(arguments)
-    kinds = choose(options.only)
     results: Results = {}
-    try:
-        with interruptible():
-            for number in range(options.rounds):
-                for kind in kinds if number % 2 == 0 else kinds[::-1]:
-                    take(kind, results)
-                    print(f"round {number + 1}/{options.rounds}  {kind.name}", file=sys.stderr)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    text, good = table(results)
-    print(text)
-    return 0 if good else 1
+    return turns.measure(
+        choose(options.only), options.rounds, lambda kind: take(kind, results), lambda: table(results)
+    )
 
 
 if __name__ == "__main__":
