@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 from collections.abc import Mapping
@@ -92,9 +93,11 @@ class HTTPAdapter:
         if target != "-":
             target = os.path.join(self._context.base, target)
         try:
-            return AccessLog(target, options["access log format"] or COMBINED)
+            log = AccessLog(target, options["access log format"] or COMBINED)
         except OSError as error:
             raise ConfigurationError(f"setting 'access log': cannot write {target}: {error.strerror}") from None
+        atexit.register(log.close)  # lines may wait; a worker that is terminated runs its exit hooks, too
+        return log
 
     def _accepted(self, binding: Any, descriptor: int, address: Any) -> None:
         self._server.accepted(descriptor, address, binding)
@@ -130,8 +133,6 @@ class HTTPAdapter:
             if not self._server.active:
                 break
             self._server.drain(grace)
-        if self._log is not None:
-            self._log.flush()
 
     def reopen_logs(self) -> None:
         """The access log was moved away."""

@@ -71,6 +71,23 @@ def test_h12_access_log_and_rotation(shop: Workshop) -> None:
     assert sorted(lines) == sorted(f'10.1.2.3 "GET /{number} HTTP/1.1" 200' for number in range(40))
 
 
+def test_h12_no_line_waits_for_ever(shop: Workshop) -> None:
+    """H12: lines that wait to be written together are written when a worker is terminated, too."""
+    server = shop.script("""
+        m = cluster("app:app").set(workers=1, access_log="access.log", access_log_format='%(r)s')
+        trace(m).listen(0, "127.0.0.1")
+        """).ready()
+    with connect(server.address()) as client:
+        for number in range(20):
+            client.sendall(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+            assert client.recv(9999).startswith(b"HTTP/1.1 200")
+    server.signal(signal.SIGTERM)
+    server.assert_gone()
+    lines = (shop.directory / "access.log").read_text().splitlines()
+    # the end may have come between the last answer and its line
+    assert lines[:19] == [f"GET /{number} HTTP/1.1" for number in range(19)] and len(lines) <= 20
+
+
 def certificate(directory: Path, name: str) -> tuple[str, str]:
     """A self-signed certificate for *name* and its key, made by the openssl program."""
     if shutil.which("openssl") is None:
