@@ -289,6 +289,11 @@ def processes() -> dict[int, dict[str, Any]]:
     return found
 
 
+def child_states(parent: int) -> list[str]:
+    """The kernel's letters for what the children of a process do; `Z` for a zombie."""
+    return [info["state"] for info in processes().values() if info["parent"] == parent]
+
+
 def descriptors(pid: int) -> list[str]:
     """What a process has open."""
     found = []

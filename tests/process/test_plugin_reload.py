@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks import strict
 from cluster.plugins.reload import IGNORED, differing, scan
 
 from ..harness import DEADLINE, Script, Workshop, eventually, fetch
@@ -49,32 +52,30 @@ def end(server: Script) -> None:
     server.assert_gone()
 
 
-class Load:
-    """Requests all the time, each on a fresh connection; counts those that fail."""
+@contextlib.contextmanager
+def load(server: Script) -> Iterator[None]:
+    """Requests all the time, beside the block, on connections that are kept and on fresh ones; none may fail."""
+    failed: list[str] = []
+    done = threading.Event()
 
-    def __init__(self, server: Script) -> None:
-        self._address = server.address()
-        self.failed: list[str] = []
-        self.done = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
+    def ask() -> None:
+        while not done.is_set():
             try:
-                status, body = fetch(self._address)
+                status, body = fetch(server.address())
                 if status != 200:
-                    self.failed.append(repr(body))
-                self.done += 1
+                    failed.append(repr(body))
             except (OSError, AssertionError) as error:
-                self.failed.append(repr(error))
+                failed.append(repr(error))
 
-    def stop(self) -> None:
-        """End, and judge."""
-        self._stop.set()
-        self._thread.join(DEADLINE)
-        assert self.failed == [] and self.done > 10
+    fresh = threading.Thread(target=ask)
+    fresh.start()
+    try:
+        with strict.load(server.address(), 8, timeout=DEADLINE) as traffic:
+            yield
+    finally:
+        done.set()
+        fresh.join(DEADLINE)
+    assert traffic.report.clean and failed == [], (traffic.report, failed)
 
 
 def test_w1_a_burst_is_one_reload(shop: Workshop) -> None:
@@ -115,15 +116,14 @@ def test_w1_new_and_deleted_files_and_what_is_ignored(shop: Workshop) -> None:
 def test_w2_broken_code_under_load(shop: Workshop) -> None:
     """W2: code that does not import leaves the last good workers serving; the fix heals it; no request fails."""
     server = serve(shop)
-    load = Load(server)
-    for turn, broken in enumerate(("def app(:", "raise ValueError('not today')"), 1):
-        shop.write("shop.py", broken)
-        server.wait_for(r"EVENT \d+ reload failed", turn)
-        server.wait_for("SyntaxError" if turn == 1 else "ValueError: not today")
-        shows(server, f"v{turn - 1}")
-        shop.write("shop.py", page(f"v{turn}"))
-        shows(server, f"v{turn}")
-    load.stop()
+    with load(server):
+        for turn, broken in enumerate(("def app(:", "raise ValueError('not today')"), 1):
+            shop.write("shop.py", broken)
+            server.wait_for(r"EVENT \d+ reload failed", turn)
+            server.wait_for("SyntaxError" if turn == 1 else "ValueError: not today")
+            shows(server, f"v{turn - 1}")
+            shop.write("shop.py", page(f"v{turn}"))
+            shows(server, f"v{turn}")
     end(server)
 
 
@@ -132,19 +132,18 @@ def test_w1_what_the_master_has_loaded_restarts_it(shop: Workshop) -> None:
     server = serve(shop)
     script = shop.directory / "server.py"
     good = script.read_text()
-    load = Load(server)
-    script.write_text(good.replace("workers=2", "workers=3"))
-    server.wait_for("changed - server.py")
-    server.ready(2)
-    eventually(lambda: len(server.workers()) == 3, "three workers")
-    script.write_text(good + "\n)")
-    server.wait_for("SyntaxError")
-    server.wait_for(r"EVENT \d+ restart failed")
-    shows(server, "v0")
-    script.write_text(good)
-    server.ready(3)
-    eventually(lambda: len(server.workers()) == 2, "two workers")
-    load.stop()
+    with load(server):
+        script.write_text(good.replace("workers=2", "workers=3"))
+        server.wait_for("changed - server.py")
+        server.ready(2)
+        eventually(lambda: len(server.workers()) == 3, "three workers")
+        script.write_text(good + "\n)")
+        server.wait_for("SyntaxError")
+        server.wait_for(r"EVENT \d+ restart failed")
+        shows(server, "v0")
+        script.write_text(good)
+        server.ready(3)
+        eventually(lambda: len(server.workers()) == 2, "two workers")
     assert "cyclic restart" not in server.events()
     end(server)
 

@@ -8,13 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.strict import load
 
-from ..harness import Script, Workshop, connect, eventually, fetch
+from ..harness import Script, Workshop, child_states, connect, eventually, fetch
 
 SERVER = """
 m = trace(cluster("app:app").set(workers=2, restart="reload", startup_timeout=3%s))
@@ -161,22 +160,9 @@ def test_r5_as_process_1(shop: Workshop) -> None:
     server.pid = outer
     _reloads(server)
     server.get("/orphan")
-    eventually(lambda: not [pid for pid in _states(outer) if pid == "Z"], "no zombie is left")
+    eventually(lambda: "Z" not in child_states(outer), "no zombie is left")
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
-
-
-def _states(parent: int) -> list[str]:
-    states = []
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            try:
-                rest = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(rest[1]) == parent:
-                states.append(rest[0])
-    return states
 
 
 def test_r5_below_a_containers_init(shop: Workshop) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.strict import load
 
-from ..harness import Workshop, connect, descriptors, eventually, fetch
+from ..harness import Workshop, child_states, connect, descriptors, eventually, fetch
 
 SERVER = 'trace(cluster("app:app").set(%s)).listen(0, "127.0.0.1")\n'
 
@@ -89,22 +89,9 @@ def test_u3_fifty_kills_leave_nothing(shop: Workshop) -> None:
     assert server.events().count("worker killed") == 50
     eventually(lambda: len(server.workers()) == 10, "ten workers")
     assert len(descriptors(server.pid)) == before
-    assert "Z" not in _children(server.pid)
+    assert "Z" not in child_states(server.pid)
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
-
-
-def _children(master: int) -> list[str]:
-    states = []
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            try:
-                rest = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(rest[1]) == master:
-                states.append(rest[0])
-    return states
 
 
 def test_u3_random_kills_under_load_cost_only_the_killed(shop: Workshop) -> None:
