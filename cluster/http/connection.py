@@ -1,7 +1,7 @@
 """One connection: a state machine that the read watcher, the deadlines and the end of an exchange move along.
 
 Everything here runs in the hub and must not block, but for what it inherits from `Wire`, which the application's
-greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
+greenlet calls. `Receiving` takes the bodies. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`.
 
     IDLE      between requests, or before the first: holds no greenlet, and no parser
     HEAD      part of a head has come
@@ -14,19 +14,18 @@ greenlet calls. Part of the hot path: `on_readable`, `_on_head`, `exchange_over`
 
 from __future__ import annotations
 
-import io
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import counters as index
 from . import response
-from .body import ChunkReader, LengthReader, Reader, StreamedBody, body_error
 from .errors import BodyError, ClientGone, Refused, WriteStalled
 from .exchange import Exchange
 from .grammar import first_fault
 from .limits import UNLIMITED
+from .receiving import Receiving
 from .request import Environ
-from .wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD, Wire
+from .wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -37,22 +36,16 @@ _RECEIVE_HEAD = 16384
 _RECEIVE = 65536
 
 
-class Connection(Wire):
+class Connection(Receiving):
     """A connection from its accept to its close."""
 
-    __slots__ = ("_discarded", "_pieces", "_reader", "_scanned", "binding", "buffer", "peer", "port")
+    __slots__ = ("_scanned", "binding", "port")
 
     def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
         self.binding = binding
-        self.peer = peer
         self.port = port
-        #: received and not yet looked at
-        self.buffer = b""
-        self._reader: Reader | None = None
-        self._pieces: list[bytes] = []
         self._scanned = (0, 0)
-        self._discarded = 0
-        super().__init__(engine, sock)
+        super().__init__(engine, sock, peer)
 
     # --- receiving (in the hub) -----------------------------------------------------------------------------------
 
@@ -146,122 +139,6 @@ class Connection(Wire):
         self._scanned = (scanned[0], scanned[1])
         self.buffer = data
 
-    def _on_body(self, environ: Environ, data: bytes) -> None:
-        """A head has come that a body follows; `data` is what has come of it."""
-        engine = self.engine
-        parser = engine.parser
-        limits = engine.limits
-        self.buffer = b""
-        keep_alive = parser.keep_alive
-        continues = parser.continues and not data
-        self._reader = reader = ChunkReader(limits) if parser.chunked else LengthReader(parser.length)
-        exchange = Exchange(self, engine, environ, keep_alive)
-        if parser.unusual:
-            exchange.bodiless, exchange.old = parser.head_only, parser.old
-        self.exchange = exchange
-        if continues or parser.length > limits.buffered_body:
-            self._stream(exchange, continues)
-            if data:
-                self._on_data(data)
-            return
-        if isinstance(reader, LengthReader) and len(data) >= parser.length:
-            # the usual case: all of it came with the head
-            body, self.buffer = reader.feed(data)
-            self._start(exchange, body)
-            return
-        self.state = COLLECT
-        self._pieces = []
-        self._discarded = 0
-        self.deadline = monotonic() + limits.timeouts.body
-        if data:
-            self._collect(data)
-
-    def _collect(self, data: bytes) -> None:
-        reader, exchange = self._reader, self.exchange
-        assert reader is not None and exchange is not None
-        try:
-            body, rest = reader.feed(data)
-        except Refused as refused:
-            self.refuse(refused, exchange.environ)
-            return
-        limits = self.engine.limits
-        self._pieces.append(body)
-        self._discarded += len(body)
-        if reader.done:
-            self.buffer = rest
-            self._start(exchange, b"".join(self._pieces))
-        elif self._discarded > limits.buffered_body:
-            pieces, self._pieces = self._pieces, []
-            self._stream(exchange, False, pieces)
-        else:
-            self.deadline = monotonic() + limits.timeouts.body
-
-    def _start(self, exchange: Exchange, body: bytes) -> None:
-        """Call the application with a body that is there as a whole."""
-        self._reader = None
-        self._pieces = []
-        self.state = RUNNING
-        self.deadline = UNLIMITED
-        exchange.environ["wsgi.input"] = io.BytesIO(body)
-        self.engine.pool.run(exchange.run)
-
-    def _stream(self, exchange: Exchange, continues: bool, pieces: list[bytes] | None = None) -> None:
-        """Call the application with a body that is on its way."""
-        self.state = RUNNING
-        self.deadline = UNLIMITED
-        exchange.continues = continues
-        exchange.body = body = StreamedBody(self.wait_body, self._body_taken)
-        for piece in pieces or ():
-            body.put(piece)
-        exchange.environ["wsgi.input"] = body
-        self.engine.pool.run(exchange.run)
-
-    def _on_data(self, data: bytes) -> None:
-        """Data while the application runs, or while what it left unread is read away."""
-        if self.state != RUNNING:
-            self.received(data)
-            return
-        exchange, reader = self.exchange, self._reader
-        limits = self.engine.limits
-        body = exchange.body if exchange is not None else None
-        if body is None or reader is None or body.ended or body.fault is not None:
-            if body is not None and body.fault is not None:
-                return  # nothing that follows a fault is looked at
-            self.buffer += data
-            if len(self.buffer) > limits.pipelined:
-                self._pause()
-            return
-        try:
-            piece, rest = reader.feed(data)
-        except Refused as refused:
-            body.fail(body_error(refused))
-            self._wake_body()
-            return
-        body.put(piece)
-        if reader.done:
-            body.end()
-            self.buffer = rest
-        elif body.available >= limits.body_ahead:
-            self._pause()
-        self._wake_body()
-
-    def _read_away(self, data: bytes) -> None:
-        reader = self._reader
-        assert reader is not None
-        self._discarded += len(data)
-        try:
-            _, rest = reader.feed(data)
-        except Refused:
-            self._linger()  # the answer has gone out; what follows cannot be read as a request
-            return
-        if reader.done:
-            self.buffer = rest
-            self._idle(monotonic())
-        elif self._discarded > self.engine.limits.unread_body:
-            self._linger()
-        else:
-            self.deadline = monotonic() + self.engine.limits.timeouts.body
-
     def _on_eof(self) -> None:
         self.eof = True
         self._pause()
@@ -292,14 +169,6 @@ class Connection(Wire):
                 exchange.body.fail(ClientGone("the client reset the connection"))
                 self._wake_body()
 
-    def worth_draining(self) -> bool:
-        """Whether what the application has not taken of the body is little enough to read it away."""
-        reader = self._reader
-        if reader is None or reader.done:
-            return True
-        left = reader.left
-        return not self.eof and (left is None or left <= self.engine.limits.unread_body)
-
     # --- the end of an exchange -----------------------------------------------------------------------------------
 
     def exchange_over(self, exchange: Exchange, now: float) -> None:
@@ -318,10 +187,7 @@ class Connection(Wire):
             if body.fault is not None:
                 self._linger()
                 return
-            self.state = UNREAD
-            self._discarded = 0
-            self.deadline = now + self.engine.limits.timeouts.body
-            self._resume()
+            self._read_rest(now)
         elif self.buffer or self.eof or self.engine.ending or not self._reading:
             self._idle(now)
         else:
@@ -379,12 +245,6 @@ class Connection(Wire):
             self._linger()
         else:
             self.close()
-
-    def forget(self) -> None:
-        self.exchange = None
-        self._reader = None
-        self.buffer = b""
-        self._pieces = []
 
     def refuse(self, refused: Refused, environ: Environ | None = None) -> None:
         """Answer a request that the application does not get to see, and close."""

@@ -14,7 +14,7 @@ from cluster.http import HTTPServer
 
 @pytest.fixture(autouse=True)
 def deadline():
-    """No test may hang: thirty seconds are more than any needs, except where it says otherwise."""
+    """No test may hang: a minute is more than any needs, except where it says otherwise."""
     with gevent.Timeout(60):
         yield
 

@@ -466,6 +466,26 @@ def test_in_flight_table(serve):
     assert table.seen == [b"GET /a?b 127.0.0.1"] and not table.now
 
 
+def test_observers(serve):
+    told = []
+
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        environ.clear()
+        return [b"hello"]
+
+    served = serve(app, observers=[lambda event, data: told.append((event, data))])
+    assert served.get("/a?b=c").status == 200
+    helpers.until(lambda: len(told) == 4)
+    about = {"method": "GET", "path": "/a", "query": "b=c", "remote": "127.0.0.1"}
+    (_, connection), (_, request), (_, complete), (_, end) = told
+    assert [event for event, _ in told] == [
+        "client connection", "client request", "client request complete", "client disconnection"]
+    assert connection == end == {"remote": "127.0.0.1"} and request == about
+    assert 0 < complete.pop("seconds") < 10
+    assert complete == {**about, "status": 200, "bytes": 5} and not served.errors
+
+
 def test_serve_forever_until_stopped():
     listener = gsocket.socket()
     listener.bind(("127.0.0.1", 0))
