@@ -244,9 +244,14 @@ class Listener:
                 return
             self._inode = (found.st_dev, found.st_ino)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is there when we are gone: another master has it, or whoever passed it on to us keeps it."""
+        return self.handed_on or self.address.kind == "fd"
+
     def refuse(self) -> None:
         """Let the kernel queue no further connection; what is queued can still be accepted."""
-        if self.socket is not None and not self.handed_on:
+        if self.socket is not None:
             try:
                 self.socket.listen(0)
             except OSError:

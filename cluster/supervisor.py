@@ -443,7 +443,7 @@ class Supervisor:
         self._after_reload.clear()
         mask = 0
         for index, listener in enumerate(self._plan.listeners):
-            if not listener.handed_on and index < 64:
+            if not listener.goes_on and index < 64:
                 listener.refuse()
                 mask |= 1 << index
         self.crew.scoreboard.emptying = mask

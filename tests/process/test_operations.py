@@ -272,6 +272,27 @@ def test_listeners_of_all_kinds(shop: Workshop) -> None:
     assert not (shop.directory / "x.sock").exists()
 
 
+def test_an_inherited_socket_goes_on_queueing(shop: Workshop) -> None:
+    """A socket that systemd keeps: connections that come while nothing runs wait in it for the next start."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        kept.listen()
+        address, body = kept.getsockname(), f"trace(cluster('app:app').set(workers=2)).listen('fd://{kept.fileno()}')"
+        server = shop.script(body, pass_fds=(kept.fileno(),)).ready()
+        assert fetch(address)[0] == 200
+        server.signal(signal.SIGQUIT)
+        assert server.wait_exit() == 0
+        clients = [connect(address) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        server = shop.script(body, pass_fds=(kept.fileno(),)).ready()
+        for client in clients:
+            with client:
+                assert client.recv(999).startswith(b"HTTP/1.1 200")
+        server.signal(signal.SIGQUIT)
+        assert server.wait_exit() == 0
+
+
 def test_stale_unix_socket_is_replaced_a_live_one_is_not(shop: Workshop) -> None:
     """U6: a socket file that nobody listens on is removed; one with a listener is left alone."""
     path = str(shop.directory / "s.sock")
