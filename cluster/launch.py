@@ -19,8 +19,10 @@ from .importer import Target
 from .kinds import classify
 from .listeners import Listeners
 from .supervisor import Plan, Supervisor
+from .system import set_title
 from .vhosts import VirtualHosts
 from .workers import runtime
+from .workers.identity import Identity
 
 if TYPE_CHECKING:
     from .master import Master
@@ -81,9 +83,9 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         listeners=list(listeners),
         signals=plan.signals,
         base=master.base,
-        identity=runtime.Identity(*identity) if identity is not None else None,
+        identity=Identity(*identity) if identity is not None else None,
     )
-    _set_title(master.options["title"])
+    set_title(master.options["title"])
     gc.freeze()  # what is there now is never collected in a worker, so its pages stay shared
     gc.enable()
     supervisor = Supervisor(plan, master._emitter, master._complaints)
@@ -155,13 +157,3 @@ def _without_package_metadata() -> Iterator[None]:
         yield
     finally:
         gevent.events.notify_and_call_entry_points = original
-
-
-def _set_title(title: str) -> None:
-    try:
-        from setproctitle import setproctitle
-    except ImportError:
-        return
-    setproctitle(title)
-
-

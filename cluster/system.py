@@ -6,6 +6,7 @@ The supervisor gets a `System`; tests hand it another one.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import os
 import signal
@@ -223,6 +224,25 @@ def close_descriptor(descriptor: int) -> None:
         _close(descriptor)
     except OSError:
         pass
+
+
+def set_title(title: str) -> None:
+    """What `ps` shows for this process, where setproctitle is there."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return
+    setproctitle(title)
+
+
+def flush_streams() -> None:
+    """Write what the process has buffered, for it is about to end without the interpreter's help."""
+    if "logging" in sys.modules:
+        with contextlib.suppress(Exception):
+            sys.modules["logging"].shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def launch_directory() -> str:

@@ -28,8 +28,9 @@ from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
-from ..system import System, tell_when_parent_dies, unblock_signals
+from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals
 from ..vhosts import VirtualHosts
+from .identity import Identity, drop_privileges
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
@@ -58,14 +59,6 @@ class Orders(NamedTuple):
     #: directory that relative names are taken against
     base: str
     identity: Identity | None
-
-
-class Identity(NamedTuple):
-    """Whom a worker runs as: user id, group id, and the name whose supplementary groups it takes."""
-
-    uid: int | None
-    gid: int | None
-    name: str | None
 
 
 class Worker:
@@ -143,7 +136,7 @@ class Worker:
         self._install_signals()
         unblock_signals()
         self._tell({"t": "connected"})
-        _set_title(self.options["worker title"].replace("{n}", str(self.id)))
+        set_title(self.options["worker title"].replace("{n}", str(self.id)))
         if self.options["umask"] is not None:
             os.umask(self.options["umask"])
         if self._orders.identity is not None:
@@ -295,7 +288,7 @@ class Worker:
         self._emitter.dispatch("close")
         if hooks:
             self._run_exit_hooks()
-        _flush_streams()
+        flush_streams()
         self._channel.flush(FLUSH)
         self._system.exit(code)
 
@@ -304,7 +297,7 @@ class Worker:
             atexit._run_exitfuncs()
         except BaseException:  # noqa: BLE001 - exit all the same
             traceback.print_exc()
-        _flush_streams()
+        flush_streams()
 
     # -- exceptions
 
@@ -396,41 +389,7 @@ def become(seat: Any, orders: Orders) -> Worker:
     return worker
 
 
-def drop_privileges(identity: Identity) -> None:
-    """Become another user and group for good, supplementary groups too. Raises OSError."""
-    if identity.gid is not None:
-        if os.geteuid() == 0:
-            if identity.name is not None:
-                os.initgroups(identity.name, identity.gid)
-            else:
-                os.setgroups([identity.gid])
-        os.setgid(identity.gid)
-    if identity.uid is not None:
-        os.setuid(identity.uid)
-
-
-def _set_title(title: str) -> None:
-    try:
-        from setproctitle import setproctitle
-
-        setproctitle(title)
-    except ImportError:
-        pass
-
-
-def _flush_streams() -> None:
-    if "logging" in sys.modules:
-        with contextlib.suppress(Exception):
-            sys.modules["logging"].shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-
 def _exit_code(request: SystemExit) -> int:
     if request.code is None:
         return 0
     return request.code & 0xFF if isinstance(request.code, int) else 1
-
-
-__all__ = ["Identity", "Orders", "Worker", "become", "current"]

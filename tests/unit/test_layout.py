@@ -19,9 +19,9 @@ LAYERS: dict[str, set[str]] = {
     "operating system": {"system", "signals", "listeners", "channel", "scoreboard", "host", "notify",
                          "certificates"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
-    "actors": {"workers", "workers.handle", "workers.runtime", "servers", "servers.context", "servers.accepting",
-               "servers.stream", "servers.wsgi", "servers.http", "http", "restart", "calls", "crew", "reloading",
-               "renewal", "succession"},
+    "actors": {"workers", "workers.handle", "workers.identity", "workers.runtime", "servers", "servers.context",
+               "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "restart", "calls",
+               "crew", "reloading", "renewal", "succession"},
     "wiring": {"supervisor", "launch", "operations", "master"},
     "surfaces": {"", "__main__", "program", "plugins", "remote", "operating", "operators", "console"},
 }
@@ -50,7 +50,7 @@ WALL_CLOCK = {"plugins.stats", "plugins.reload", "plugins.redis_log"}
 
 LINES = 400
 #: too long; to be taken apart, never to grow beyond this
-LONGER = {"supervisor": 510, "workers.runtime": 450}
+LONGER = {"supervisor": 510}
 
 #: what only `system` does
 SYSTEM_ONLY = {"os.kill", "os.killpg", "os.fork", "os.waitpid", "os.wait", "os._exit", "os.execv", "os.execve",
