@@ -13,6 +13,14 @@ from .events import normal
 ACCESS = ("inproc", "local", "remote")
 
 
+def yes_or_no(word: str) -> bool:
+    """What *word* says. Raises ValueError for anything but yes, true, on, 1, no, false, off, 0."""
+    lower = word.lower()
+    if lower not in ("yes", "true", "on", "1", "no", "false", "off", "0"):
+        raise ValueError(word)
+    return lower in ("yes", "true", "on", "1")
+
+
 class Argument(NamedTuple):
     """A typed argument of a command; ``required`` ones have no default."""
 
@@ -21,6 +29,9 @@ class Argument(NamedTuple):
     default: Any = None
     required: bool = False
     help: str = ""
+
+
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", yes_or_no: "yes or no"}
 
 
 class Command(NamedTuple):
@@ -33,14 +44,14 @@ class Command(NamedTuple):
     workers: bool = False
     access: str = "local"
 
-    def call(self, words: Sequence[str], through: str = "local") -> Any:
-        """Run it with arguments given as *words*, asked for from *through* (one of `ACCESS`).
+    def accept(self, words: Sequence[str], through: str = "local") -> list[Any]:
+        """The arguments to run it with, given as *words*, when it is asked for from *through* (one of `ACCESS`).
 
         Raises `ConfigurationError` when it may not be asked for from there, or for wrong arguments.
         """
         if ACCESS.index(self.access) < ACCESS.index(through):
             raise ConfigurationError(f"{self.name} cannot be asked for from here")
-        return self.run(*self.parse(words))
+        return self.parse(words)
 
     def parse(self, words: Sequence[str]) -> list[Any]:
         """Typed arguments from *words*. Raises `ConfigurationError` that says how it is used."""
@@ -51,7 +62,7 @@ class Command(NamedTuple):
             try:
                 values.append(argument.type(word))
             except ValueError:
-                kind = {int: "a whole number", float: "a number"}.get(argument.type, "something else")  # type: ignore[call-overload]
+                kind = _KINDS.get(argument.type, "something else")
                 raise ConfigurationError(f"{self.name}: {argument.name} is {kind}, not {word!r}") from None
         for argument in self.arguments[len(words):]:
             if argument.required:

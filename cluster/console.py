@@ -34,24 +34,26 @@ class Console:
         with self._editing():
             while True:
                 try:
-                    line = input(prompt)
-                    prompt = MORE if self._ask({"line": line}).get("more") else PROMPT
-                except KeyboardInterrupt:  # give up this statement, as Python's prompt does
-                    click.echo()
-                    prompt = PROMPT
-                    if not self._forget():
-                        return 1
+                    try:
+                        line = input(prompt)
+                    except KeyboardInterrupt:  # give up this statement, as Python's prompt does
+                        click.echo()
+                        self._ask({"forget": True})
+                        prompt = PROMPT
+                        continue
+                    answer = self._ask({"line": line})
+                    if answer.get("left"):
+                        return 0
+                    prompt = MORE if answer.get("more") else PROMPT
                 except EOFError:
                     click.echo()
                     return 0
-                except NotRunning:
+                except (KeyboardInterrupt, NotRunning) as reason:
+                    if isinstance(reason, KeyboardInterrupt):
+                        click.echo()  # answers may be on their way that nobody waits for: begin anew
                     if not self._reconnect():
                         return 1
                     prompt = PROMPT
-
-    def _forget(self) -> bool:
-        """After an interrupt answers may be on their way that nobody waits for: begin anew."""
-        return self._reconnect()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request and show what comes until its answer. Raises `NotRunning`."""

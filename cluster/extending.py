@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .commands import Argument, Command, Commands
+from .commands import Argument, Command, Commands, yes_or_no
 from .complaints import Complaints
 from .errors import ConfigurationError
 from .events import Emitter, normal
@@ -126,7 +126,7 @@ def _first_line(function: Callable[..., Any]) -> str:
 
 
 _TYPES: dict[Any, Callable[[str], Any]] = {
-    int: int, float: float, str: str, "int": int, "float": float, "str": str,
+    int: int, float: float, str: str, bool: yes_or_no, "int": int, "float": float, "str": str, "bool": yes_or_no,
 }
 
 

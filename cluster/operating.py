@@ -25,6 +25,11 @@ CHANGING_HANDS = 0.4
 _TO_ORPHANS = {"close": "SIGQUIT", "destroy": "SIGTERM", "restart": "SIGQUIT"}
 
 
+def spoken(name: str) -> str:
+    """What operators say for the command *name*."""
+    return next((word for word, command in SPOKEN.items() if command == name), name)
+
+
 def default_signals() -> dict[str, int]:
     """Command → the signal that asks for it, as long as the map was not changed."""
     found: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -27,6 +28,9 @@ where_options = (
     click.option("--secret-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
                  help=f"Holds the secret of a REPL on a port. Default: ${_SECRET}."),
 )
+
+
+_no_wait = click.option("--no-wait", is_flag=True, help="Do not wait until it is done.")
 
 
 def _with_where(function: Any) -> Any:
@@ -80,7 +84,7 @@ def status(directory: str | None, socket: str | None, secret_file: str | None, a
         if as_json:
             click.echo(json.dumps(found))
         else:
-            click.echo(found if isinstance(found, str) else "\n".join(operating.table(found)))
+            click.echo("\n".join(operating.table(found) if "workers" in found else _by_files(found)))
         if not watch:
             return
         try:
@@ -91,7 +95,7 @@ def status(directory: str | None, socket: str | None, secret_file: str | None, a
 
 def _status(directory: str | None, socket: str | None, secret_file: str | None) -> Any:
     try:
-        found = ask(directory, socket, secret_file, "status")
+        found = ask(directory, socket, secret_file, "status", wait=0.0)
     except Refused:
         if socket is not None:
             raise
@@ -102,12 +106,17 @@ def _status(directory: str | None, socket: str | None, secret_file: str | None) 
             raise Refused(str(error)) from None
         if not any(process.alive for process in found):
             raise Refused("not running: " + ", ".join(map(str, found))) from None
-        return "\n".join(map(str, found))
+        return {"answers": False, "processes": [dataclasses.asdict(process) for process in found]}
     for process in (found, *found["workers"]):
         process["memory"] = operating.memory(process["pid"])
         buckets = operating.histogram(process.get("totals", process))
         process["p99"] = quantile(buckets, 0.99) if buckets else None
     return found
+
+
+def _by_files(found: Any) -> list[str]:
+    return ["the master does not answer; by the pid files:",
+            *(str(remote.Process(**process)) for process in found["processes"])]
 
 
 def _simple(name: str, command: str, help: str) -> click.Command:
@@ -117,8 +126,7 @@ def _simple(name: str, command: str, help: str) -> click.Command:
 
     run.__doc__ = help
     run.__name__ = name
-    option = click.option("--no-wait", is_flag=True, help="Do not wait until it is done.")
-    return click.command(name)(_with_where(option(run)))
+    return click.command(name)(_with_where(_no_wait(run)))
 
 
 def _say(name: str, value: Any) -> None:
@@ -128,9 +136,10 @@ def _say(name: str, value: Any) -> None:
 @click.command()
 @click.argument("n", type=int)
 @_with_where
-def resize(n: int, directory: str | None, socket: str | None, secret_file: str | None) -> None:
+@_no_wait
+def resize(n: int, directory: str | None, socket: str | None, secret_file: str | None, no_wait: bool) -> None:
     """Have N workers."""
-    _say("resize", ask(directory, socket, secret_file, "resize", str(n)))
+    _say("resize", ask(directory, socket, secret_file, "resize", str(n), wait=0.0 if no_wait else WAIT))
 
 
 @click.command()

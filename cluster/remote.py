@@ -24,7 +24,7 @@ PROGRAM = "#!cluster json"
 #: the socket beside the pid files that takes commands
 SOCKET = "master.sock"
 #: seconds that a master may take to begin to answer
-ANSWER = 10.0
+ANSWER = 5.0
 #: a process may be younger than its pid file by this many seconds and still be meant: clocks are set
 SLACK = 2.0
 #: commands after which nobody is there to answer
@@ -173,7 +173,7 @@ class Remote:
         try:
             message = json.loads(line[max(line.find(b"{"), 0):])  # a prompt may come before the first
         except ValueError:
-            raise HungUp("the connection has ended") from None
+            raise HungUp("the connection ended without an answer") from None
         return message if isinstance(message, dict) else {}
 
     def command(self, name: str, words: Sequence[str] = (), wait: float = 0.0) -> Any:
@@ -182,13 +182,15 @@ class Remote:
         Returns its value. Raises `RemoteError` with the reason when it is refused or fails, `NotRunning`.
         """
         self.send({"command": name, "words": list(words), "wait": wait})
+        taken = False
         while True:
             try:
-                answer = self.receive(wait + ANSWER)
+                answer = self.receive((wait if taken else 0.0) + ANSWER)
             except HungUp:
-                if name in ENDING:  # so it is done
+                if taken and name in ENDING:  # so it is done
                     return None
                 raise
+            taken = taken or "taken" in answer
             if "error" in answer:
                 raise RemoteError(str(answer["error"]))
             if "value" in answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClusterError
@@ -19,14 +20,24 @@ def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, default=repr).encode() + b"\n"
 
 
-def run_command(master: Master, request: dict[str, Any], through: str = "local") -> dict[str, Any]:
-    """Run the command that *request* names; returns the answer, a value or an error."""
+def run_command(
+    master: Master, request: dict[str, Any], tell: Callable[[dict[str, Any]], None], through: str = "local"
+) -> dict[str, Any]:
+    """Run the command that *request* names; returns the answer, a value or an error.
+
+    *tell* is given ``{"taken": name}`` before a command that is waited for begins: after the end of the cluster nobody
+    answers, and whoever asked for it has to tell a yes from a refusal.
+    """
     words = request.get("words", [])
     wait = request.get("wait", 0)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return {"error": "words is a list of texts"}
     try:
-        value = master.commands.get(request.get("command", "")).call(words, through)
+        command = master.commands.get(request.get("command", ""))
+        arguments = command.accept(words, through)
+        if wait:
+            tell({"taken": command.name})
+        value = command.run(*arguments)
         if isinstance(value, Result):
             if not wait:
                 return {"error": str(value.error)} if value.error else {"value": "under way"}
@@ -41,6 +52,10 @@ def run_command(master: Master, request: dict[str, Any], through: str = "local")
 def converse(master: Master, connection: Any) -> None:
     """Take commands, one a line, until the client hangs up."""
     reader = Reader(connection)
+
+    def tell(message: dict[str, Any]) -> None:
+        connection.sendall(encode(message))
+
     while (line := reader.line()) is not None:
         if line.strip() == PROGRAM:
             continue
@@ -51,4 +66,4 @@ def converse(master: Master, connection: Any) -> None:
         if not isinstance(request, dict) or "command" not in request:
             connection.sendall(encode({"error": "a request is an object with a command"}))
             return
-        connection.sendall(encode(run_command(master, request)))
+        connection.sendall(encode(run_command(master, request, tell)))

@@ -13,12 +13,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
+
 #: whom what is printed goes to, in the greenlets of a session and those that they spawn; None: to the real stdout
 _listener: contextvars.ContextVar[Session | None] = contextvars.ContextVar("listener", default=None)
 
+_STREAMS = ("stdout", "stderr")
+
 
 class _Switch(io.TextIOBase):
-    """Stands for ``sys.stdout`` while there are sessions. What other greenlets print goes where it went before.
+    """Stands for ``sys.stdout`` or ``sys.stderr`` while there are sessions. What others print goes where it did.
 
     gevent's own backdoor swaps ``sys.stdout`` at every switch of greenlets instead, so that other greenlets' output
     gets into the session.
@@ -48,15 +52,19 @@ class _Switch(io.TextIOBase):
 
 
 def listen_to_prints() -> None:
-    """Have ``sys.stdout`` tell apart who prints."""
-    if not isinstance(sys.stdout, _Switch):
-        sys.stdout = _Switch(sys.stdout)
+    """Have ``sys.stdout`` and ``sys.stderr`` tell apart who prints."""
+    for name in _STREAMS:
+        stream = getattr(sys, name)
+        if not isinstance(stream, _Switch):
+            setattr(sys, name, _Switch(stream))
 
 
 def stop_listening() -> None:
-    """Give ``sys.stdout`` back, in a worker or when the last session has ended."""
-    if isinstance(sys.stdout, _Switch):
-        sys.stdout = sys.stdout.real
+    """Give them back, in a worker or when the last session has ended."""
+    for name in _STREAMS:
+        stream = getattr(sys, name)
+        if isinstance(stream, _Switch):
+            setattr(sys, name, stream.real)
 
 
 class Namespace(dict[str, Any]):
@@ -72,6 +80,19 @@ class Namespace(dict[str, Any]):
         raise KeyError(name)
 
 
+class _Leave:
+    """What `exit` and `quit` are in a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, code: object = None) -> None:
+        self._session.left = True
+
+    def __repr__(self) -> str:
+        return "exit() leaves the session, and Ctrl-D does; shutdown() ends the cluster"
+
+
 class Session:
     """Takes lines, runs what they make up, writes what comes of it. *send* takes text for the client."""
 
@@ -80,6 +101,10 @@ class Session:
         self._send = send
         self._compile = codeop.CommandCompiler()
         self._lines: list[str] = []
+        #: the client has called exit()
+        self.left = False
+        # Python's own would close the standard input of the master
+        namespace["exit"] = namespace["quit"] = _Leave(self)
 
     # -- what REPL functions use as their *socket*
 
@@ -127,7 +152,9 @@ class Session:
                     exec(compile(tree, "<repl>", "exec"), self.namespace)
                 if isinstance(last, ast.Expr):
                     self.show(eval(compile(ast.Expression(last.value), "<repl>", "eval"), self.namespace))
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the client's own
+            except gevent.GreenletExit:
+                raise  # it is the session that is to end
+            except BaseException as error:  # noqa: BLE001 - the client's own, a gevent.Timeout for one
                 self._say_error(error, 1)
 
     def show(self, value: Any) -> None:

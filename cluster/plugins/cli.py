@@ -89,7 +89,8 @@ class _Cli:
         return entries
 
     def _find(self, master: Master, word: str) -> _Entry | None:
-        return next((entry for entry in self.entries(master) if word in entry.spellings), None)
+        words = (word, word.replace("_", "-"))  # a command's underscores and spaces mean the same
+        return next((entry for entry in self.entries(master) if set(words) & set(entry.spellings)), None)
 
 
 def _call(entry: _Entry, master: Master, words: list[str]) -> Any:
@@ -110,7 +111,7 @@ def _operation(name: str) -> Callable[..., Any]:
         meanings = signals.meaning(master.options["signals"], master.commands.__contains__)
         by_signal = {command: number for number, command in meanings.items() if command is not None}
         value = operating.operate(master.pidfiles, name, words, by_signal)
-        return f"{name}: {value}" if isinstance(value, str) else value
+        return f"{operating.spoken(name)}: {value}" if isinstance(value, str) else value
 
     return run
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SECRET = re.compile(r"secret|passw|pwd|token|key|auth|credential|cookie|session|private|signature|salt|dsn",
                      re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+#: the shell's, directories
+_HARMLESS = ("PWD", "OLDPWD")
 MASK = "********"
 #: seconds in which a report of the same traceback is not written again
 _SAME = 60.0
@@ -50,7 +52,7 @@ def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) 
 
 def masked(environment: dict[str, str]) -> dict[str, str]:
     """*environment* without secrets, sorted by name."""
-    return {name: MASK if _SECRET.search(name) else _IN_URL.sub(MASK, value)
+    return {name: MASK if _SECRET.search(name) and name not in _HARMLESS else _IN_URL.sub(MASK, value)
             for name, value in sorted(environment.items())}
 
 

@@ -167,7 +167,7 @@ def _narrate(master: Master) -> None:
 
     def uncaught(worker: Any, error: dict[str, str]) -> str:
         before = tracebacks.again(error["text"])
-        rest = f" (as before, for the {before + 1}th time)" if before else "\n" + error["text"].rstrip("\n")
+        rest = f" (as before; {before + 1} times by now)" if before else "\n" + error["text"].rstrip("\n")
         return narration.uncaught(worker, error) + rest
 
     def listening() -> None:

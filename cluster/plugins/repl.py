@@ -221,6 +221,8 @@ class _Conversation:
                 return
         while line is not None:
             more = self._session.push(line)
+            if self._session.left:
+                return
             self._send_text(MORE if more else PROMPT)
             line = self._reader.line()
             gevent.sleep(0)  # a client that sends a great deal must not keep the others waiting
@@ -244,14 +246,15 @@ class _Conversation:
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if isinstance(request.get("line"), str):
-            return {"more": self._session.push(request["line"])}
+            more = self._session.push(request["line"])
+            return {"more": more, "left": True} if self._session.left else {"more": more}
         if isinstance(request.get("complete"), str):
             return {"names": self._session.complete(request["complete"])}
         if "forget" in request:
             self._session.forget()
             return {"more": False}
         if "command" in request:
-            return _answers.run_command(self._master, request)
+            return _answers.run_command(self._master, request, self._send)
         return {"error": "a request has a line, a command, or something to complete"}
 
 

@@ -96,12 +96,12 @@ def test_c2_signals_where_nobody_answers(shop: Workshop) -> None:
     server = started(shop)
     (shop.directory / "pids" / "master.sock").unlink()
     assert "no signal means that" in run(shop, "resize", "3", code=1)[0]
-    assert run(shop, "-g") == [f"close: sent SIGQUIT to {server.pid}"]
+    assert run(shop, "-g") == [f"shutdown: sent SIGQUIT to {server.pid}"]
     server.assert_gone()
     sleeper = shop.run("sleep", "60")
     (shop.directory / "pids" / "worker.0.pid").write_text(f"{sleeper.pid}\n")
     assert run(shop, "status", code=1)[1] == f"worker 0 {sleeper.pid} alive"
-    assert run(shop, "stop") == [f"destroy: the master is dead; sent SIGTERM to {sleeper.pid}"]
+    assert run(shop, "stop") == [f"stop: the master is dead; sent SIGTERM to {sleeper.pid}"]
     assert sleeper.wait_exit() == -signal.SIGTERM
     stranger = Path(shop.directory / "pids" / "master.pid")
     stranger.write_text(f"{os.getpid()}\n")

@@ -97,15 +97,24 @@ def test_t1_evaluates_in_the_master(shop: Workshop) -> None:
     assert talk("import os; os.getpid()") == f"{server.pid}\n"
     assert talk("6 * 7") == "42\n" and talk("_ + 1") == "43\n" and other("_ if '_' in globals() else None") == ""
     assert talk("None") == "" and talk("x = 5") == "" and talk("x") == "5\n"
-    assert "ZeroDivisionError" in talk("1/0") and "SyntaxError" in talk("a b") and "SystemExit" in talk("exit()")
+    assert "ZeroDivisionError" in talk("1/0") and "SyntaxError" in talk("a b")
+    for raised in ("BaseException('b')", "SystemExit(3)", "__import__('gevent').Timeout(1)"):
+        assert re.search("BaseException: b|SystemExit: 3|Timeout: 1", talk(f"raise {raised}"))
     assert "NameError" in other("x")
+    assert "leaves the session" in talk("exit")
+    another = Talk(path)
+    another.connection.sendall(b"exit()\n")
+    assert another.rest() == ""
+    assert talk("import sys; sys.stdin.closed") == "False\n"
+    assert talk("print('to err', file=sys.stderr)") == "to err\n"
+    assert "UserWarning: careful" in talk("import warnings; warnings.warn('careful')")
     talk.connection.sendall(b"def twice(n):\n    return size * n\n\n")
     assert talk.until("cluster> ").count("... ") == 2
     assert talk("twice(2)") == "4\n"
     assert talk("print('to me')") == "to me\n" and talk("import pprint; pprint.pprint([1])") == "[1]\n"
     server.wait_for("from another greenlet", 20)
     assert talk("gevent = __import__('gevent'); gevent.sleep(0.1)") == ""
-    assert "to me" not in server.output and "ZeroDivisionError" not in server.output
+    assert not re.search("to me|to err|careful|ZeroDivisionError|BaseException|Timeout", server.output)
     inodes = set(descriptors(server.pid))
     os.kill(server.workers()[0], signal.SIGKILL)
     server.wait_for(r"EVENT \d+ worker ready", 3)
@@ -326,6 +335,14 @@ def test_t3_the_program_in_a_terminal(shop: Workshop) -> None:
     see("'from a block'\n")
     type_in("1/0\n")
     see("ZeroDivisionError")
+    type_in("kept = 5\n")
+    see("cluster> ")
+    type_in("def g(:")
+    see(r"def g\(:")
+    os.kill(client.pid, signal.SIGINT)
+    see("cluster> ")
+    type_in("kept + 1\n")
+    see("6\n")
     type_in("resize(3)\n")
     see("3 workers\n")
     type_in("restart()\n")

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from ..harness import DEADLINE, Script, Workshop, eventually
+from ..harness import DEADLINE, Script, Workshop, connect, eventually
 
 SERVER = """
 m = cluster("app:app").set(workers=2, restart_threshold=0).use(package.pidfiles(), package.repl("repl.sock"))
@@ -65,7 +65,7 @@ def test_stop_and_who_is_not_there(shop: Workshop) -> None:
     server.wait_for("EVENT .* ready$")
     eventually((shop.directory / "repl.sock").exists, "the REPL listens")
     (shop.directory / "pids" / "master.sock").unlink()
-    assert re.match(rf"master {server.pid} alive\nworker 0 \d+ alive", run(shop, "status"))
+    assert re.search(rf"^the master does not answer.*\nmaster {server.pid} alive\nworker 0 \d+ alive", run(shop, "status"))
     assert "no signal means that" in run(shop, "reload", code=1)
     assert "nothing answers at nothing.sock" in run(shop, "status", "--socket", "nothing.sock", code=1)
     run(shop, "stop", "--socket", "repl.sock", "--no-wait")
@@ -95,4 +95,37 @@ def test_watch(shop: Workshop) -> None:
 
 def _end(server: Script) -> None:
     server.signal(signal.SIGQUIT)
+    server.assert_gone()
+
+
+def test_a_refusal_is_no_success(shop: Workshop) -> None:
+    """`stop` and `shutdown` say "done" only when it was taken on: not with a wrong secret, or when hung up on."""
+    told = 'm.on("repl", lambda address: say("REPL", address))\ntrace'
+    server = shop.script(SERVER.replace('"repl.sock"', '0, secret="correct horse"').replace("trace", told)).ready()
+    address = server.wait_for("^REPL (.*)")[1]
+    shop.write("wrong", "not the secret")
+    shop.write("right", "correct horse")
+    for command in ("stop", "shutdown", "restart"):
+        told = run(shop, command, "--socket", address, "--secret-file", str(shop.directory / "wrong"), code=1)
+        assert "done" not in told and "ended without an answer" in told
+    held = [connect(str(shop.directory / "pids" / "master.sock")) for _ in range(40)]
+    told = run(shop, "shutdown", "--socket", "pids/master.sock", code=1)
+    assert "done" not in told and server.get()
+    for client in held:
+        client.close()
+    assert run(shop, "resize", "1", "--no-wait") == "resize: under way\n"
+    right = ("--socket", address, "--secret-file", str(shop.directory / "right"))
+    assert run(shop, "shutdown", *right) == "shutdown: done\n"
+    server.assert_gone()
+
+
+def test_a_stuck_master(shop: Workshop) -> None:
+    """A master that does not answer: status says what the pid files tell, in both forms."""
+    server = shop.script(SERVER).ready()
+    server.signal(signal.SIGSTOP)
+    found = json.loads(run(shop, "status", "--json"))
+    assert found["answers"] is False
+    assert found["processes"][0] == {"worker": None, "pid": server.pid, "alive": True} and len(found["processes"]) == 3
+    server.signal(signal.SIGCONT)
+    assert run(shop, "stop") == "stop: done\n"
     server.assert_gone()

@@ -25,8 +25,8 @@ def test_arguments_from_the_signature() -> None:
     assert [(a.name, a.type, a.required, a.default) for a in command.arguments] == [
         ("n", int, True, None), ("word", str, False, "x")]
     assert command.help == "Say a word twice n times." and command.usage == "double-it N [WORD]"
-    assert command.call(["2", "ab"]) == "abababab"
-    assert command.call(["2"], "local") == "xxxx"
+    assert command.run(*command.accept(["2", "ab"])) == "abababab"
+    assert command.run(*command.accept(["2"], "local")) == "xxxx"
 
 
 @pytest.mark.parametrize("words, reason", [
@@ -34,7 +34,7 @@ def test_arguments_from_the_signature() -> None:
 def test_wrong_arguments(words: list[str], reason: str) -> None:
     """Each says what would be right."""
     with pytest.raises(ConfigurationError, match=reason):
-        Master().command("double", double).commands.get("double").call(words)
+        Master().command("double", double).commands.get("double").accept(words)
 
 
 @pytest.mark.parametrize("access, allowed", [("inproc", ["inproc"]), ("local", ["inproc", "local"]),
@@ -44,10 +44,10 @@ def test_access(access: str, allowed: list[str]) -> None:
     command = Command("x", lambda: 1, "", access=access)
     for through in ("inproc", "local", "remote"):
         if through in allowed:
-            assert command.call([], through) == 1
+            assert command.run(*command.accept([], through)) == 1
         else:
             with pytest.raises(ConfigurationError, match="cannot be asked for"):
-                command.call([], through)
+                command.accept([], through)
 
 
 def test_refused_at_once() -> None:
