@@ -190,7 +190,7 @@ class AccessLog:
         """Log an exchange that is over. Never raises."""
         seconds = exchange.finished - exchange.started
         peer = exchange.connection.peer
-        self._line(Record(exchange.environ, peer, exchange.code, exchange.sent, seconds, list(exchange.headers)))
+        self._line(Record(exchange.environ, peer, exchange.code, exchange.sent, seconds, exchange.headers))
 
     def add_refused(self, connection: Connection, refused: Refused, environ: Environ | None, size: int) -> None:
         """Log a request that was refused."""

@@ -66,7 +66,15 @@ class Connection(Receiving):
                 self._on_head(data)
             else:
                 self.received(data)
-        except Exception:  # noqa: BLE001 - a fault of ours must cost this connection only
+        except Exception:  # noqa: BLE001 - as in `take`, without another call
+            self.engine.report(None)
+            self.close()
+
+    def take(self, data: bytes) -> None:
+        """`received`, called by the loop: a fault of ours must cost this connection only."""
+        try:
+            self.received(data)
+        except Exception:  # noqa: BLE001 - whatever it is
             self.engine.report(None)
             self.close()
 
@@ -179,7 +187,7 @@ class Connection(Receiving):
             return
         body = exchange.body
         if not exchange.keep_alive:
-            if exchange.wished or self.buffer or (body is not None and not body.ended):
+            if exchange.expects_more or self.buffer or (body is not None and not body.ended):
                 self._linger()
             else:
                 self.close()  # a client that asked for the end sends nothing more
@@ -187,6 +195,9 @@ class Connection(Receiving):
             if body.fault is not None:
                 self._linger()
                 return
+            # whoever still reads it must not get at the next request's
+            body.fail(ClientGone("the request is over"))
+            self._wake_body()
             self._read_rest(now)
         elif self.buffer or self.eof or self.engine.ending or not self._reading:
             self._idle(now)
@@ -213,9 +224,9 @@ class Connection(Receiving):
         if self.state == IDLE and self.buffer:
             data, self.buffer = self.buffer, b""
             self._resume()
-            self._on_head(data)
-            if self.eof and (self.state == HEAD or (self.state == IDLE and not self.buffer)):
-                self.close()
+            self.take(data)
+            if self.eof and not (self.state == IDLE and self.buffer):
+                self._on_eof()  # it came before anybody looked at this
 
     def end_idle(self) -> None:
         """Close an idle connection, unless a request has come at the last moment."""
@@ -228,9 +239,10 @@ class Connection(Receiving):
     def on_deadline(self) -> None:
         """The deadline has passed."""
         self.deadline = UNLIMITED
-        if self._waiting_write is not None:
+        if self._waiting_write is not None and self._write_until <= monotonic():
             self._waiting_write.throw(WriteStalled("the client does not read"))
         elif self.state == RUNNING:
+            self.deadline = self._write_until
             exchange = self.exchange
             if exchange is not None and exchange.body is not None:
                 exchange.body.fail(BodyError(408, "the body did not come"))
@@ -252,15 +264,17 @@ class Connection(Receiving):
         counters = engine.counters
         counters[index.REQUESTS_TOTAL] += 1
         counters[index.RESPONSES + refused.status // 100] += 1
-        answer = response.refusal(refused, engine.date())
+        head, body = response.refusal(refused, engine.date())
+        if environ is not None and environ.get("REQUEST_METHOD") == "HEAD":
+            body = b""
         try:
             # Once: a client that does not even take this gets nothing.
-            counters[index.BYTES_SENT] += self.sock.send(answer)
+            counters[index.BYTES_SENT] += self.sock.send(head + body)
         except OSError:
             self.close()
             return
         if engine.access_log is not None:
-            engine.access_log.add_refused(self, refused, environ, len(answer))
+            engine.access_log.add_refused(self, refused, environ, len(body))
         self._linger()
 
 

@@ -102,18 +102,29 @@ class Engine:
             self.clock.renew(now)
         return self.clock.field
 
-    def add(self, connection: Wire | Preface) -> None:
-        self.connections.add(connection)
-        active = len(self.connections)
-        self.counters[index.CONNECTIONS_ACTIVE] = active
+    def add(self, connection: Wire) -> None:
+        """A connection has come."""
+        self.hold(connection)
         self.counters[index.CONNECTIONS_TOTAL] += 1
         if self.observers:
-            self.observe("client connection", {"remote": getattr(connection, "peer", "-")})
+            self.observe("client connection", {"remote": connection.peer})
+
+    def remove(self, connection: Wire) -> None:
+        """It has ended."""
+        if self.observers:
+            self.observe("client disconnection", {"remote": connection.peer})
+        self.release(connection)
+
+    def hold(self, connection: Wire | Preface) -> None:
+        """Look at its deadline from now on. One that waits for its proxy's header is held and not counted."""
+        self.connections.add(connection)
+        self.counters[index.CONNECTIONS_ACTIVE] = len(self.connections)
         if self._sweeper is None:
             self._sweeper = self.loop.timer(self._resolution, self._resolution)
             self._sweeper.start(self._sweep)
 
-    def remove(self, connection: Wire | Preface) -> None:
+    def release(self, connection: Wire | Preface) -> None:
+        """The end of `hold`."""
         self.connections.discard(connection)
         active = len(self.connections)
         self.counters[index.CONNECTIONS_ACTIVE] = active
@@ -121,8 +132,6 @@ class Engine:
             self._sweeper.stop()
             self._sweeper.close()
             self._sweeper = None
-        if self.observers:
-            self.observe("client disconnection", {"remote": getattr(connection, "peer", "-")})
         if self.on_closed is not None:
             self.on_closed()
 

@@ -31,13 +31,13 @@ class Exchange(Responding):
         counters = engine.counters
         counters[index.REQUESTS_ACTIVE] += 1
         counters[index.REQUESTS_TOTAL] += 1
-        if engine.in_flight is not None:
-            self._note(engine)
         about: dict[str, Any] | None = None
-        if engine.observers:
-            about = self._about()
-            engine.observe("client request", about)
         try:
+            if engine.in_flight is not None:
+                self._note(engine)
+            if engine.observers:
+                about = self._about()
+                engine.observe("client request", about)
             result = engine.app(self.environ, self.start_response)
             if type(result) is list and len(result) == 1 and not self.head_sent:
                 self._send_whole(result[0])
@@ -58,14 +58,17 @@ class Exchange(Responding):
             counters[_BUCKET[microseconds]] += 1
         else:
             counters[index.LATENCY + index.bucket(now - self.started)] += 1
-        if self.token is not None and engine.in_flight is not None:
-            engine.in_flight.end(self.token)
-        if engine.access_log is not None:
-            engine.access_log.add(self)
-        if engine.observers:
-            engine.observe("client request complete", {
-                **(about or self._about()), "status": self.code, "bytes": self.sent, "seconds": now - self.started,
-            })
+        try:
+            if self.token is not None and engine.in_flight is not None:
+                engine.in_flight.end(self.token)
+            if engine.access_log is not None:
+                engine.access_log.add(self)
+            if engine.observers:
+                engine.observe("client request complete", {
+                    **(about or self._about()), "status": self.code, "bytes": self.sent, "seconds": now - self.started,
+                })
+        except BaseException:  # noqa: BLE001 - who looks on must not keep the connection from going on
+            engine.report(self.environ)
         try:
             self.connection.exchange_over(self, now)
         except BaseException:  # noqa: BLE001 - nothing may come out into the greenlet's loop
@@ -100,11 +103,9 @@ class Exchange(Responding):
             return
         self.keep_alive = False
         self.code = status
-        answer = response.plain(status, text, engine.date())
-        if self.environ["REQUEST_METHOD"] == "HEAD" or self.bodiless:
-            answer = answer[: answer.index(b"\r\n\r\n") + 4]
+        head, text_body = response.plain(status, text, engine.date())
         self.head_sent = True
-        self._transmit(answer)
+        self._transmit(head if self.bodiless else head + text_body)
         self.complete = True
 
     def _note(self, engine: Engine) -> None:

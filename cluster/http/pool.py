@@ -61,7 +61,7 @@ class Pool:
             # Not thrown into: dropping it ends it, unless a Timeout or kill still holds it, which it then absorbs.
         greenlet(self._work, self._hub).switch(task, self._hub)
 
-    def _work(self, task: Callable[[], None], home: greenlet) -> None:
+    def _work(self, task: Any, home: greenlet) -> None:
         me = getcurrent()
         while True:
             task()
@@ -74,6 +74,8 @@ class Pool:
                 task = _switch(home)
             except BaseException:  # noqa: BLE001 - whatever was meant for a request that is over must reach no other
                 return
+            if not callable(task):
+                return  # an event that it had asked to be woken by
 
 
 def _nothing() -> None:

@@ -33,7 +33,7 @@ class Preface:
         self._data = b""
         self._watcher: Any = engine.loop.io(sock.fileno(), 1)
         self._watcher.start(self._on_readable)
-        engine.add(self)
+        engine.hold(self)
 
     def _on_readable(self) -> None:
         try:
@@ -55,8 +55,11 @@ class Preface:
         if found is not None:
             peer, size = found
             sock, rest = self._sock, self._data[size:]
-            self._leave()
-            self._done(sock, peer, rest)
+            self._stop()
+            try:
+                self._done(sock, peer, rest)
+            finally:
+                self.engine.release(self)  # after the connection has begun: the server must not look empty in between
 
     def on_deadline(self) -> None:
         self.close()
@@ -67,12 +70,12 @@ class Preface:
     def close(self) -> None:
         if self._sock is not None:
             sock = self._sock
-            self._leave()
+            self._stop()
             sock.close()
+            self.engine.release(self)
 
-    def _leave(self) -> None:
+    def _stop(self) -> None:
         self.deadline = UNLIMITED
         self._watcher.stop()
         self._watcher.close()
         self._sock = None
-        self.engine.remove(self)

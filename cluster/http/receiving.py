@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 class Receiving(Wire):
     """A connection as far as the bodies of its requests go."""
 
-    __slots__ = ("_discarded", "_pieces", "_reader", "buffer", "peer")
+    __slots__ = ("_discarded", "_pieces", "_reader", "buffer")
 
     def __init__(self, engine: Engine, sock: Any, peer: str) -> None:
-        #: the client's address
-        self.peer = peer
         #: received and not yet looked at
         self.buffer = b""
         self._reader: Reader | None = None
         self._pieces: list[bytes] = []
         self._discarded = 0
-        super().__init__(engine, sock)
+        super().__init__(engine, sock, peer)
 
     def received(self, data: bytes) -> None:
         """Take data in whatever state the connection is."""
@@ -61,6 +59,7 @@ class Receiving(Wire):
         continues = parser.continues and not data
         self._reader = reader = ChunkReader(limits) if parser.chunked else LengthReader(parser.length)
         exchange = Exchange(self, engine, environ, keep_alive)
+        exchange.expects_more = True  # if only the line end that old clients send behind a body
         if parser.unusual:
             exchange.bodiless, exchange.old = parser.head_only, parser.old
         self.exchange = exchange
@@ -90,8 +89,9 @@ class Receiving(Wire):
             self.refuse(refused, exchange.environ)
             return
         limits = self.engine.limits
-        self._pieces.append(body)
-        self._discarded += len(body)
+        if body:
+            self._pieces.append(body)
+            self._discarded += len(body)
         if reader.done:
             self.buffer = rest
             self._start(exchange, b"".join(self._pieces))

@@ -26,6 +26,10 @@ _HOST = grammar.HOST
 _PLAIN_HOST = grammar.PLAIN_HOST
 
 
+#: of a Content-Length; more is nonsense, whatever the number
+_DIGITS = 19
+
+
 class HeadParser:
     """Parses one head at a time into an environ; after `parse` the attributes tell how to go on."""
 
@@ -109,6 +113,8 @@ class HeadParser:
             if fault is not None:
                 raise fault
 
+        uri = target.decode("latin-1")
+        environ["REQUEST_URI"] = uri
         self._environ = environ
         self._complete = False
         self._merged = 0
@@ -135,8 +141,6 @@ class HeadParser:
         else:
             if _PLAIN_HOST(host) is None and _HOST(host) is None:
                 raise Refused(400, "malformed Host")
-        uri = target.decode("latin-1")
-        environ["REQUEST_URI"] = uri
         if uri[0] != "/":
             uri = self._other_target(uri, environ)
         if "%" in uri or "?" in uri:
@@ -167,8 +171,8 @@ class HeadParser:
             if environ["HTTP_EXPECT"].lower() != "100-continue":
                 raise Refused(417, "unknown expectation")
             self.continues = minor == b"1" and (self.chunked or self.length > 0)
-        if not self.keep_alive:
-            self.renew()
+        if not self.keep_alive or "HTTP_PROXY_CONNECTION" in environ:
+            self.renew()  # llhttp reads that field as it does Connection
 
     def _body(self, environ: Environ, minor: bytes) -> None:
         # llhttp now expects a body that it will not be given
@@ -188,7 +192,8 @@ class HeadParser:
             return
         length = environ["CONTENT_LENGTH"]
         # int() alone takes signs, underscores and other digits; llhttp has refused those already
-        if not (length.isascii() and length.isdigit()):
+        # and an int() of thousands of digits raises
+        if not (length.isascii() and length.isdigit()) or len(length) > _DIGITS:
             raise Refused(400, "malformed Content-Length")
         self.length = int(length)
         if self.length > self._limits.max_body:

@@ -31,16 +31,17 @@ class Responding:
     # Slots, and all set at once: attributes that stay in the class are slower to read than these are to set.
     __slots__ = (
         "bodiless", "body", "broken", "chunked", "code", "complete", "connection", "continues", "engine", "environ",
-        "finished", "head_sent", "headers", "keep_alive", "left", "old", "sent", "started", "status", "token", "wished",
+        "expects_more", "finished", "head_sent", "headers", "keep_alive", "left", "old", "sent", "started", "status",
+        "token",
     )  # fmt: skip
 
     def __init__(self, connection: Receiving, engine: Engine, environ: Environ, keep_alive: bool) -> None:
         self.connection = connection
         self.engine = engine
         self.environ = environ
-        #: what the client wishes
-        self.wished = keep_alive
-        #: the same at first, then what we said
+        #: the client may send more than this request
+        self.expects_more = keep_alive
+        #: what the client wishes at first, then what we said
         self.keep_alive = keep_alive
         self.status: str | None = None
         self.headers: list[tuple[str, str]] = []
@@ -88,8 +89,10 @@ class Responding:
     def write(self, data: bytes) -> None:
         """Send a piece of the body, after the head when that is still to go. Blocks while the client does not read.
 
-        Raises `ClientGone`, or `ResponseError` for a response that cannot go out.
+        Raises `ClientGone`, also when the request is over, or `ResponseError` for a response that cannot go out.
         """
+        if self.complete or self.connection.exchange is not self:
+            raise ClientGone("the request is over")
         if type(data) is not bytes:
             data = _bytes(data)
         head = b"" if self.head_sent else self._head(None)
@@ -107,12 +110,12 @@ class Responding:
                 if excess > 0:
                     framed = data[: self.left]
                 self.left -= len(framed)
-        self.sent += len(data) - max(excess, 0)
         if len(framed) > _JOINED:
             self._transmit(head)
             self._transmit(framed)
         else:
             self._transmit(head + framed)
+        self.sent += len(data) - max(excess, 0)
         if excess > 0:
             raise ResponseError(f"the body is longer than its Content-Length, by at least {excess} bytes")
 
@@ -127,8 +130,8 @@ class Responding:
         if self.bodiless:
             self._transmit(head)
         elif self.left == size and size <= _JOINED:
-            self.sent = size
             self._transmit(head + data)
+            self.sent = size
         else:
             self.write_after(head, data)
         self.complete = True
@@ -167,9 +170,9 @@ class Responding:
             # the head has been marked as sent, so the body goes through the usual checks behind it
             body = b"".join(pieces)
             if self.left == size:
-                self.sent = size
                 self.left = 0
                 self._transmit(head + body)
+                self.sent = size
             else:
                 self.write_after(head, body)
         else:
@@ -196,7 +199,11 @@ class Responding:
             count = min(size, self.left)
             self.left -= count
         self._transmit(head)
-        sent = connection.send_file(descriptor, offset, count)
+        try:
+            sent = connection.send_file(descriptor, offset, count)
+        except BaseException:
+            self.broken = True  # as in _transmit
+            raise
         self.sent += sent
         self.engine.counters[index.BYTES_SENT] += sent
         if sent < count:
@@ -255,7 +262,6 @@ class Responding:
             text += name + ": " + value + "\r\n"
 
         if bodiless:
-            self.bodiless = True
             # a 304 may tell the length that the body would have had
             if declared is not None and code == 304:
                 text += f"Content-Length: {declared}\r\n"
@@ -294,6 +300,8 @@ class Responding:
         else:
             text += "\r\n"
         data = text.encode("latin-1")
+        if bodiless:
+            self.bodiless = True  # only now: what failed above is answered with a body
         self.code = code
         self.head_sent = True
         return data
@@ -301,6 +309,8 @@ class Responding:
     def _transmit(self, data: bytes) -> None:
         if not data:
             return
+        if self.broken:
+            raise ClientGone("an earlier part of this response did not go out whole")
         try:
             sent = self.connection.sock.send(data)
         except BlockingIOError:

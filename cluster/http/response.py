@@ -105,20 +105,21 @@ def http_date(seconds: float) -> str:
             f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT")
 
 
-def plain(status: int, text: str, date: str, extra: Iterable[tuple[str, str]] = (), close: bool = True) -> bytes:
-    """A whole short response of the server's own, with the text as its body."""
+def plain(
+    status: int, text: str, date: str, extra: Iterable[tuple[str, str]] = (), close: bool = True
+) -> tuple[bytes, bytes]:
+    """Head and body of a short response of the server's own, with the text as its body."""
     phrase = HTTPStatus(status).phrase
-    body = f"{status} {phrase}: {text}\n" if text else f"{status} {phrase}\n"
+    body = (f"{status} {phrase}: {text}\n" if text else f"{status} {phrase}\n").encode()
     fields = "".join(f"{name}: {value}\r\n" for name, value in extra)
     if close:
         fields += "Connection: close\r\n"
-    return (
-        f"HTTP/1.1 {status} {phrase}\r\n{date}Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body.encode())}\r\n{fields}\r\n{body}"
-    ).encode()
+    head = (f"HTTP/1.1 {status} {phrase}\r\n{date}Content-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\n{fields}\r\n")
+    return head.encode(), body
 
 
-def refusal(refused: Refused, date: str) -> bytes:
-    """The answer to a request that is refused."""
+def refusal(refused: Refused, date: str) -> tuple[bytes, bytes]:
+    """Head and body of the answer to a request that is refused."""
     extra = [("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")] if refused.status == 405 else []
     return plain(refused.status, refused.reason, date, extra)

@@ -146,7 +146,9 @@ class HTTPServer:
             connected.setblocking(False)
             peer, port = (address[0], str(address[1])) if binding.has_port else ("", "")
             if self.full:
-                connected.send(response.refusal(Refused(503, "too many connections"), self._engine.date()))
+                if binding.tls is None:
+                    refused = Refused(503, "too many connections")
+                    connected.send(b"".join(response.refusal(refused, self._engine.date())))
                 connected.close()
                 return
             if binding.proxy_protocol is not None and peer in binding.proxy_protocol:
@@ -172,18 +174,19 @@ class HTTPServer:
             peer, port = client
         if binding.tls is None:
             connection = Connection(self._engine, binding, sock, peer, port)
-            if rest:
-                connection.received(rest)
-            return
-        transport = _tls.Transport(sock, binding.tls)
-        connection = TLSConnection(self._engine, binding, transport, peer, port)
-        if rest:
+        else:
+            transport = _tls.Transport(sock, binding.tls)
+            connection = TLSConnection(self._engine, binding, transport, peer, port)
             try:
-                connection.received(transport.fed(rest))
+                rest = transport.fed(rest) if rest else b""
             except BlockingIOError:
-                pass
+                rest = b""
             except OSError:
                 connection.close()
+                return
+        self._begin(connection)
+        if rest:
+            connection.take(rest)
 
     def start_accepting(self) -> None:
         """Accept on all listeners: one connection per wake-up, so that other processes get theirs."""
@@ -262,7 +265,8 @@ class HTTPServer:
             engine.ending = True
             for connection in list(engine.connections):
                 if connection.state <= IDLE:
-                    connection.end_idle()
+                    # in the hub: one on which a request comes at this moment runs the application
+                    engine.loop.run_callback(connection.end_idle)
             while engine.connections:
                 self._all_closed.clear()
                 self._all_closed.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ssl
 import os
 import ssl
 from collections.abc import Mapping
@@ -34,7 +35,8 @@ def context(certificate: PEM, key: PEM | None = None, names: Mapping[str, Pair] 
             if other is not None:
                 connection.context = other
 
-        made.sni_callback = choose
+        # Past the classes over it: gevent's wraps the callback in a way that fails for memory buffers.
+        vars(_ssl._SSLContext)["sni_callback"].__set__(made, choose)
     return made
 
 

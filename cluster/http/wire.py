@@ -30,14 +30,17 @@ class Wire:
     """A socket with a read watcher that can be paused, and the calls that block the application."""
 
     __slots__ = (
+        "_body_until",
         "_reading",
         "_waiting_body",
         "_waiting_write",
         "_watcher",
+        "_write_until",
         "deadline",
         "engine",
         "eof",
         "exchange",
+        "peer",
         "sock",
         "state",
     )
@@ -45,8 +48,10 @@ class Wire:
     #: whether the socket's own bytes are HTTP's, so that the kernel may copy files into it
     plain = True
 
-    def __init__(self, engine: Engine, sock: Any) -> None:
+    def __init__(self, engine: Engine, sock: Any, peer: str) -> None:
         self.engine = engine
+        #: the client's address
+        self.peer = peer
         #: anything with recv, send, shutdown, close as of a non-blocking socket
         self.sock = sock
         self.state = IDLE
@@ -57,6 +62,9 @@ class Wire:
         self.exchange: Exchange | None = None
         self._waiting_body: Any = None
         self._waiting_write: Any = None
+        # one greenlet may read the body while another one sends; `deadline` is the earlier of these meanwhile
+        self._body_until = UNLIMITED
+        self._write_until = UNLIMITED
         self._watcher: Any = engine.loop.io(sock.fileno(), _READ)
         self._reading = True
         self._watcher.start(self.on_readable)
@@ -98,13 +106,16 @@ class Wire:
         if self._waiting_body is not None:
             raise RuntimeError("another greenlet is reading this request's body")
         self._resume()
-        self.deadline = monotonic() + self.engine.limits.timeouts.body
+        until = monotonic() + self.engine.limits.timeouts.body
         self._waiting_body = waiter = Waiter(self.engine.hub)
+        self._body_until = until
+        self.deadline = min(until, self._write_until)
         try:
             waiter.get()
         finally:
             self._waiting_body = None
-            self.deadline = UNLIMITED
+            self._body_until = UNLIMITED
+            self.deadline = self._write_until
 
     def _wake_body(self) -> None:
         if self._waiting_body is not None:
@@ -151,13 +162,15 @@ class Wire:
             raise ClientGone("the connection is closed")
         watcher = self.engine.loop.io(self.sock.fileno(), _WRITE)
         self._waiting_write = waiter = Waiter(self.engine.hub)
-        self.deadline = monotonic() + self.engine.limits.timeouts.write
+        self._write_until = monotonic() + self.engine.limits.timeouts.write
+        self.deadline = min(self._write_until, self._body_until)
         try:
             watcher.start(waiter.switch, None)
             waiter.get()
         finally:
             self._waiting_write = None
-            self.deadline = UNLIMITED
+            self._write_until = UNLIMITED
+            self.deadline = self._body_until
             watcher.stop()
             watcher.close()
 
