@@ -37,12 +37,16 @@ class LengthReader:
 
 
 _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
+_TOO_LONG = {
+    _SIZE: (400, "chunk-size line too long"), _DATA_END: (400, "chunk longer than its size"),
+    _TRAILERS: (431, "trailers too large"),
+}
 
 
 class ChunkReader:
     """Takes a chunked body off a stream of bytes. Extensions and trailers are checked and dropped."""
 
-    __slots__ = ("_left", "_limits", "_pending", "_state", "_total", "_trailers", "done")
+    __slots__ = ("_extensions", "_left", "_limits", "_pending", "_state", "_total", "_trailers", "done")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -50,6 +54,7 @@ class ChunkReader:
         self._pending = b""
         self._left = 0
         self._total = 0
+        self._extensions = 0
         self._trailers = 0
         self.done = False
 
@@ -74,7 +79,12 @@ class ChunkReader:
                 pieces.append(piece)
                 position += len(piece)
                 self._left -= len(piece)
-                if not self._left:
+                if self._left:
+                    break
+                if data.startswith(b"\r\n", position):  # as nearly always: the line that ends it is here, too
+                    position += 2
+                    self._state = _SIZE
+                else:
                     self._state = _DATA_END
                 continue
             line = self._line(data, position)
@@ -89,17 +99,16 @@ class ChunkReader:
 
     def _line(self, data: bytes, position: int) -> bytes | None:
         """The line at a position without its end, or None when it has not come as a whole."""
-        if self._state == _DATA_END:
-            limit, fault = 0, Refused(400, "chunk longer than its size")
-        elif self._state == _SIZE:
-            limit, fault = self._limits.chunk_line, Refused(400, "chunk-size line too long")
+        state = self._state
+        if state == _SIZE:
+            limit = self._limits.chunk_line
         else:
-            limit, fault = self._limits.trailers - self._trailers, Refused(431, "trailers too large")
+            limit = 0 if state == _DATA_END else self._limits.trailers - self._trailers
         newline = data.find(b"\n", position, position + limit + 2)
         if newline < 0:
             waiting = len(data) - position
             if waiting > limit + 1 or (waiting == limit + 1 and not data.endswith(b"\r")):
-                raise fault
+                raise Refused(*_TOO_LONG[state])
             return None
         if data[newline - 1 : newline] != b"\r" or newline == position:
             raise Refused(400, "bare line feed in a chunked body")
@@ -113,7 +122,12 @@ class ChunkReader:
             match = grammar.CHUNK_LINE(line)
             if match is None:
                 raise Refused(400, "malformed chunk size")
-            self._left = int(match[1], 16)
+            digits = match[1]
+            self._left = int(digits, 16)
+            if len(digits) != len(line):
+                self._extensions += len(line) - len(digits)
+                if self._extensions > self._limits.chunk_extensions:
+                    raise Refused(400, "too many chunk extensions")
             self._total += self._left
             if self._total > self._limits.max_body:
                 raise Refused(413, "body too large")

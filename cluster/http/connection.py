@@ -51,7 +51,7 @@ class Connection(Receiving):
 
     def on_readable(self) -> None:
         try:
-            data = self.sock.recv(_RECEIVE_HEAD if self.state == IDLE else _RECEIVE)
+            data = self.sock.recv(_RECEIVE_HEAD if self.state == IDLE or self.chunked else _RECEIVE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

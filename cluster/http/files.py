@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,15 +32,24 @@ class FileWrapper:
             close()
 
     def span(self) -> tuple[int, int, int] | None:
-        """Descriptor, offset and size of what is left of a regular file; None for anything else."""
-        try:
-            descriptor = self.filelike.fileno()
-            # tell() and not the descriptor's own offset: a buffered reader is ahead of what was taken from it
-            offset = self.filelike.tell()
-            status = os.fstat(descriptor)
-        except (AttributeError, OSError, ValueError):
+        """Descriptor, offset and size of what is left of a regular file; None for anything else.
+
+        Only for what open() gives: whatever else has a descriptor may read something other than what is in the file,
+        as bz2 does.
+        """
+        file = self.filelike
+        if "tempfile" in sys.modules and type(file) is sys.modules["tempfile"]._TemporaryFileWrapper:
+            file = file.file
+        raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+        if type(raw) is not io.FileIO:
             return None
-        binary = "b" in str(getattr(self.filelike, "mode", "b"))
-        if not isinstance(descriptor, int) or not stat.S_ISREG(status.st_mode) or not binary:
+        try:
+            descriptor = file.fileno()
+            # tell() and not the descriptor's own offset: a buffered reader is ahead of what was taken from it
+            offset = file.tell()
+            status = os.fstat(descriptor)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
             return None
         return descriptor, offset, max(status.st_size - offset, 0)

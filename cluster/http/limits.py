@@ -67,6 +67,8 @@ class Limits:
     unread_body: int = 262144
     #: a chunk-size line with its extensions; beyond it 400
     chunk_line: int = 1024
+    #: the extensions of all chunks of a body together; beyond it 400
+    chunk_extensions: int = 16384
     #: the trailer section after a chunked body; beyond it 431
     trailers: int = 8192
     #: requests sent ahead while one is answered (pipelining); beyond it nothing is read until that one is done

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 class Receiving(Wire):
     """A connection as far as the bodies of its requests go."""
 
+    @property
+    def chunked(self) -> bool:
+        """Whether the body on its way comes in chunks. Tiny ones take long to read, so less is taken at once."""
+        return type(self._reader) is ChunkReader
+
     __slots__ = ("_discarded", "_pieces", "_reader", "buffer")
 
     def __init__(self, engine: Engine, sock: Any, peer: str) -> None:

@@ -48,6 +48,16 @@ good(
 good("two slashes", b"GET //a//b HTTP/1.1\r\n" + H + b"\r\n", {"path": "//a//b", "target": "//a//b"})
 good("two question marks", b"GET /?a?b HTTP/1.1\r\n" + H + b"\r\n", {"query": "a?b", "path": "/"})
 good("empty lines first", b"\r\n\r\n" + G + b"\r\n", {"method": "GET"})
+good("proxy-connection close", G + b"Proxy-Connection: close\r\n\r\n" + G + b"\r\n", {}, {"method": "GET"})
+good("proxy-connection list", G + b"proxy-connection: a, close\r\nConnection: keep-alive\r\n\r\n", {"method": "GET"})
+bad("content-length of 5,000 digits", P + b"Content-Length: " + b"0" * 5000 + b"5\r\n\r\nhello")
+bad(
+    "the same behind a request",
+    G + b"\r\n" + P + b"Content-Length: " + b"0" * 5000 + b"36\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: aa\r\n\r\n",
+    400,
+    {"method": "GET"},
+)
+bad("content-length of 20 digits", P + b"Content-Length: 10000000000000000000\r\n\r\nhello")
 good("http/1.0", b"GET / HTTP/1.0\r\n\r\n", {"version": "HTTP/1.0"})
 good("http/1.0 with host", b"GET / HTTP/1.0\r\n" + H + b"\r\n", {"version": "HTTP/1.0"})
 good(

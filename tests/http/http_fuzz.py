@@ -25,6 +25,7 @@ from cluster.http import HTTPServer, Limits
 WORDS = [
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b": ", b",", b";", b"\0", b"\x7f", b"\xff", b"0", b"5", b"+", b"-", b"_", b"0x", b"chunked",
     b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Host: a\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n",
+    b"Proxy-Connection: close\r\n", b"Content-Length: " + b"0" * 4400 + b"7\r\n",
     b"Connection: upgrade\r\nUpgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"HTTP/1.1", b"HTTP/1.0", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"0\r\n\r\n", b"5\r\nhello\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"HEAD ", b"OPTIONS * ", b"http://a", b"%00", b"?", b"#", b"A: b\r\n", b"ffffffffffffffff", b"\r\n ", b"\x0b",
 ]  # fmt: skip
