@@ -98,17 +98,28 @@ def certificate(directory: Path, name: str) -> tuple[str, str]:
     return str(pem), str(key)
 
 
-def common_name(address: tuple[str, int]) -> str:
-    """Whom the certificate that is presented now is for."""
+def common_name(address: tuple[str, int], asked: str | None = None) -> str:
+    """Whom the certificate that is presented now is for, when *asked* is asked for."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with connect(address) as plain, context.wrap_socket(plain) as connection:
+    with connect(address) as plain, context.wrap_socket(plain, server_hostname=asked) as connection:
         pem = ssl.DER_cert_to_PEM_cert(connection.getpeercert(True) or b"")
     told = subprocess.run(["openssl", "x509", "-noout", "-subject"], input=pem, text=True, stdout=subprocess.PIPE,
                           check=True)
     match = re.search(r"CN ?= ?(\w+)", told.stdout)
     assert match, told.stdout
     return match[1]
+
+
+def test_h13_names(shop: Workshop) -> None:
+    """H13: other certificates by the name that a client asks for, in workers, where gevent has patched ssl."""
+    one, two = certificate(shop.directory, "one"), certificate(shop.directory, "two")
+    tls = {"certificate": one[0], "key": one[1], "names": {"two.test": two, "*.two.test": two}}
+    server = shop.script(f"trace(cluster('app:app').set(workers=1)).listen(0, '127.0.0.1', tls={tls!r})").ready()
+    for asked, shown in ((None, "one"), ("else.test", "one"), ("two.test", "two"), ("a.two.test", "two")):
+        assert common_name(server.address(), asked) == shown
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
 
 
 def test_h13_tls_beside_plain_and_replaced_certificates(shop: Workshop) -> None:
