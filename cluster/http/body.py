@@ -170,14 +170,14 @@ class EmptyBody(io.RawIOBase):
         raise StopIteration
 
 
-class StreamedBody:
+class StreamedBody(io.BufferedIOBase):
     """``wsgi.input`` of a request whose body comes while the application runs.
+
+    A reader like any other of the standard library, as small bodies are one, too.
 
     `wait` is called with nothing to block the caller until `put`, `end` or `fail` was called; `taken` is called after
     each read, so that the connection can go on receiving.
     """
-
-    __slots__ = ("_chunks", "_fault", "_offset", "_taken", "_wait", "available", "ended")
 
     def __init__(self, wait: Callable[[], None], taken: Callable[[], None]) -> None:
         self._wait = wait
@@ -210,6 +210,21 @@ class StreamedBody:
         return self._fault
 
     # --- the application's side -----------------------------------------------------------------------------------
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, less only at the end; raises like `read`."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read1(self, size: int | None = -1) -> bytes:
+        """What has come, at most `size` bytes; waits for some. Raises like `read`."""
+        while not self.available and not self.ended:
+            self._more()
+        return self._take(self.available if size is None or size < 0 else min(size, self.available))
 
     def read(self, size: int | None = -1) -> bytes:
         """Up to `size` bytes, fewer only at the end; all with -1 or None. Raises `BodyError` or `ClientGone`."""
@@ -264,7 +279,7 @@ class StreamedBody:
         return line
 
     def close(self) -> None:
-        """Does nothing: what is left unread is the server's business."""
+        """Does nothing: what is left unread is the server's business, and so is a body that nobody refers to."""
 
     def _more(self) -> None:
         if self._fault is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import wsgiref.validate
 
@@ -291,3 +292,24 @@ def test_h5_input_kept_after_the_request_is_dead(serve, connect):
     assert helpers.Reader(sock).next().status == 200
     with pytest.raises(ClientGone):
         kept[0].read()
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_h5_the_standard_librarys_readers_take_it(serve, size):
+    """Whether a body is small or comes in while it is read makes no difference to who wraps it."""
+
+    def app(environ, start_response):
+        body = environ["wsgi.input"]
+        assert body.readable() and not body.closed
+        first = body.read1(3)
+        buffer = bytearray(2)
+        assert len(first) == 3 and body.readinto(buffer) == 2
+        text = io.TextIOWrapper(body, encoding="latin-1")
+        rest = text.read()
+        text.close()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [first, bytes(buffer), rest.encode()]
+
+    served = serve(app)
+    body = bytes(range(48, 58)) * (size // 10)
+    assert served.get(method="POST", body=body).body == body and not served.errors
