@@ -27,6 +27,7 @@ class Extensible:
         self.log = logging.Logger("cluster", logging.INFO)
         self.log.addHandler(logging.NullHandler())
         self._provided: dict[str, Any] = {}
+        self._start_checks: list[Callable[[bool], Any]] = []
 
     def provide(self, name: str, value: Any) -> Any:
         """Make *value* an attribute *name* of the master, for users and other plugins; returns the master.
@@ -75,6 +76,17 @@ class Extensible:
         Arguments and result are what JSON can carry. Raises `ConfigurationError` when the name is taken.
         """
         self._calls.expose(name, function, with_worker)
+        return self
+
+    def at_start(self, check: Callable[[bool], Any]) -> Any:
+        """Call ``check(replacing)`` when the cluster is about to start; returns the master.
+
+        That is after its addresses are bound and before anything is forked; what *check* raises, which should be a
+        `ConfigurationError`, ends the script. *replacing*: whether this master is to take the place of an old one,
+        which still has its files and sockets. Not called in workers, nor where a plugin only operates a cluster, as
+        ``cli()`` does.
+        """
+        self._start_checks.append(check)
         return self
 
     def listened_to(self, name: str) -> bool:

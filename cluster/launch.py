@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def run(master: Master, callback: Callable[[], Any] | None) -> Master:
-    """Check, bind, fork, supervise; see `Master.start`."""
+    """Check, bind, have plugins check, fork, supervise; see `Master.start`."""
     target = master.check()
     host.fill_standard_descriptors()
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
@@ -61,6 +61,12 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     except BindError as error:
         master._complaints.say(str(error))
         raise SystemExit(error.exit_code) from error
+    try:
+        for check in master._start_checks:
+            check(predecessor is not None)
+    except BaseException:
+        listeners.give_up(taken)
+        raise
     identity = master.identity()
     plan = Plan(
         settings=dict(master.options),

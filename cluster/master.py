@@ -222,7 +222,7 @@ class Master(Operations, Extensible):
         """Run the cluster. Blocks in the master until it has closed, then returns.
 
         With no server it returns in each worker as well, with ``is_worker`` true; with one, a worker never comes back.
-        Raises `ConfigurationError` before anything is bound; SystemExit with the exit code when the cluster failed
+        Raises `ConfigurationError` before anything is forked; SystemExit with the exit code when the cluster failed
         (1: an address cannot be bound, or the supervisor failed; 3: no worker got ready).
         """
         if not self._applies():

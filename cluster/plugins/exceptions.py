@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import platform
@@ -33,7 +34,8 @@ def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
     a report. *keep*: how many reports are kept; the oldest go. Values of environment variables whose names look like
     secrets are masked, and so are passwords in addresses. Provides ``m.exceptions.report(worker, error)``, the text.
-    Emits `exception report(path)`. Raises `ConfigurationError`.
+    Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
+    error when the cluster starts.
     """
     for name, value in (("lines", lines), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -41,13 +43,21 @@ def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) 
 
     def plugin(master: Master) -> None:
         path = os.path.normpath(os.path.join(master.base, directory))
-        try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"exceptions: cannot make {path}: {error.strerror}") from error
+        with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
+            _make(path)
+        master.at_start(lambda replacing: _make(path))
         master.provide("exceptions", Reports(master, path, lines, keep))
 
     return plugin
+
+
+def _make(directory: str) -> None:
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"exceptions: cannot make {directory}: {error.strerror}") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"exceptions: cannot write in {directory}: permission denied")
 
 
 def masked(environment: dict[str, str]) -> dict[str, str]:

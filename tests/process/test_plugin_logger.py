@@ -196,6 +196,7 @@ def test_l3_fifty_respawns_leak_nothing(shop: Workshop) -> None:
 @pytest.mark.parametrize("options", ['level="loud"', 'format="xml"', 'directory="app.py/logs"'])
 def test_start_up_failures_are_loud(shop: Workshop, options: str) -> None:
     """Failures at start-up end the script with another code than 0, and say why."""
+    shop.write("shopfront.py", SITE)
     server = shop.script(SERVER.format(options=options))
     assert server.wait_exit() != 0
     assert "ConfigurationError: logger: " in server.output
