@@ -59,7 +59,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     try:
         taken = listeners.open(predecessor.sockets if predecessor is not None else {})
     except BindError as error:
-        master._complaints.say(str(error))
+        master._complaints.ending(str(error))
         raise SystemExit(error.exit_code) from error
     try:
         for check in master._start_checks:
