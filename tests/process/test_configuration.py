@@ -12,6 +12,7 @@ import pytest
 
 import cluster
 from cluster import ConfigurationError, Master
+from cluster.plugins import bundled
 from cluster.settings import SETTINGS
 
 from ..harness import Workshop, eventually, fetch
@@ -67,6 +68,11 @@ def no_application() -> None:
     """Takes no arguments."""
 
 
+def maker(name: object = "world") -> object:
+    """Makes a plugin."""
+    return lambda master: None
+
+
 def wsgi(environ: object, start_response: object) -> list[bytes]:
     """A WSGI application."""
     return []
@@ -87,6 +93,10 @@ def wsgi(environ: object, start_response: object) -> list[bytes]:
     (lambda: Master(wsgi).set("signals", {"SIGKILL": "close"}), "SIGKILL cannot be given a meaning"),
     (lambda: Master(wsgi).use("logger"), "'logger' is none"),
     (lambda: Master(wsgi).use(pytest), "pytest is a module"),
+    *[(lambda name=name: Master(wsgi).use(getattr(cluster, name)), f"use {name}(), with parentheses")
+      for name in bundled()],
+    (lambda: Master(wsgi).use(maker), "maker makes one: use maker(), with parentheses"),
+    (lambda: Master(wsgi).use(no_application), "use no_application(), with parentheses"),
     (lambda: Master(wsgi).do(3), "do() takes a function"),
     (lambda: Master(wsgi).in_(""), "in_() takes the name"),
     (lambda: Master(wsgi).bind("nonsense"), "cannot listen on 'nonsense'"),
@@ -109,6 +119,18 @@ def test_k8_wrong_input_raises_at_once(act: object, words: str) -> None:
     """K8: each raises at once, saying what is wrong and what would be right."""
     with pytest.raises(ConfigurationError, match=words if "\\" in words else re.escape(words)):
         act()  # type: ignore[operator]
+
+
+def test_k8_plugins_that_return_something() -> None:
+    """K8: a plugin may return the master, as its methods do, or what nobody can call; methods are plugins, too."""
+    calls = []
+
+    class Plugin:
+        def use(self, master: Master) -> None:
+            calls.append(master)
+
+    master = Master(wsgi).use(lambda m: m.on("ready", print), lambda m: 3, Plugin().use, calls.append)
+    assert calls == [master, master]
 
 
 def test_k8_operations_need_a_running_cluster() -> None:
