@@ -150,8 +150,8 @@ def check_plugin(plugin: Any) -> None:
         inspect.signature(plugin).bind(None)
     except TypeError:
         name = _name(plugin)
-        raise ConfigurationError(f"use() takes plugins, functions of the master; {name} cannot be called with the master "
-                                 f"alone. If it makes a plugin, use {name}(), with parentheses") from None
+        raise ConfigurationError(f"use() takes plugins, functions of the master; {name} cannot be called with the "
+                                 f"master alone. If it makes a plugin, use {name}(), with parentheses") from None
     except ValueError:
         pass  # nobody knows what it takes
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
+from . import _options
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -28,7 +29,8 @@ MASK = "********"
 _SAME = 60.0
 
 
-def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) -> Callable[[Master], None]:
+def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20, keep: int = 100
+               ) -> Callable[[Master], None]:
     """The plugin.
 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
@@ -37,12 +39,13 @@ def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) 
     Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
     error when the cluster starts.
     """
+    folder = _options.path("exceptions", "directory", directory)
     for name, value in (("lines", lines), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ConfigurationError(f"exceptions: {name} is a whole number, 0 or more, not {value!r}")
 
     def plugin(master: Master) -> None:
-        path = os.path.normpath(os.path.join(master.base, directory))
+        path = os.path.normpath(os.path.join(master.base, folder))
         with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
             _make(path)
         master.at_start(lambda replacing: _make(path))

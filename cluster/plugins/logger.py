@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import narration
 from ..errors import ChannelError, ConfigurationError
 from ..system import close_descriptor
-from . import _lines
+from . import _lines, _options
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -25,7 +25,8 @@ FORMATS = ("text", "json")
 _REMEMBERED = 32
 
 
-def logger(directory: str = "logs", level: str = "info", format: str = "text") -> Callable[[Master], None]:
+def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", format: str = "text"
+           ) -> Callable[[Master], None]:
     """The plugin.
 
     *directory*: where ``master.log``, ``workers.access.log`` (what workers write to stdout) and ``workers.error.log``
@@ -34,14 +35,15 @@ def logger(directory: str = "logs", level: str = "info", format: str = "text") -
     SIGUSR1 opens the files anew. Raises `ConfigurationError` for wrong options. A file that cannot be written is an
     error when the cluster starts; until then `m.log` goes nowhere.
     """
-    if level not in LEVELS:
+    folder = _options.path("logger", "directory", directory)
+    if not isinstance(level, str) or level not in LEVELS:
         raise ConfigurationError(f"logger: level is one of {', '.join(LEVELS)}, not {level!r}")
     if format not in FORMATS:
         raise ConfigurationError(f"logger: format is one of {', '.join(FORMATS)}, not {format!r}")
 
     def plugin(master: Master) -> None:
         try:
-            files = _Files(master, os.path.join(master.base, directory))
+            files = _Files(master, os.path.join(master.base, folder))
         except ConfigurationError as error:
             master.at_start(_raising(error))
             return

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from .. import remote
 from ..errors import ConfigurationError
-from . import _answers
+from . import _answers, _options
 from ._gate import Gate, answers
 
 if TYPE_CHECKING:
     from ..master import Master
 
 
-def pidfiles(directory: str = "pids") -> Callable[[Master], None]:
+def pidfiles(directory: str | os.PathLike[str] = "pids") -> Callable[[Master], None]:
     """The plugin. *directory*: taken against the script's; made when missing.
 
     Provides ``m.pidfiles`` (the directory), ``m.pidof("master")``, ``m.pidof("worker.0")`` and ``m.workerpids()``.
     A directory that cannot be written, or that another cluster uses, is an error when the cluster starts.
     """
 
+    folder = _options.path("pidfiles", "directory", directory)
+
     def plugin(master: Master) -> None:
-        path = os.path.normpath(os.path.join(master.base, directory))
+        path = os.path.normpath(os.path.join(master.base, folder))
         with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
             _make(path)
         _PidFiles(master, path)

@@ -16,7 +16,7 @@ import gevent.select
 
 from ..errors import ConfigurationError
 from ..remote import PROGRAM
-from . import _answers, _operations
+from . import _answers, _operations, _options
 from ._functions import define, functions
 from ._gate import Gate, Line, Reader
 from ._session import Namespace, Session, listen_to_prints, stop_listening
@@ -61,14 +61,15 @@ class _Repl:
             raise ConfigurationError(f"repl() needs a port or a socket path; {address} is no port")
         if secret is not None and (not isinstance(secret, str) or len(secret) < 8 or "\n" in secret):
             raise ConfigurationError("repl(): a secret is one line of at least 8 characters")
-        where = address
+        where, on = address, _options.text("repl", "host", host).strip("[]")
+        kept = _options.path("repl", "secret_file", secret_file)
 
         def plugin(master: Master) -> None:
             if isinstance(where, str):
                 path = os.path.normpath(os.path.join(master.base, where.removeprefix("unix:")))
                 _Server(master, path, None)
             else:
-                _Server(master, (host.strip("[]"), where), secret, os.path.join(master.base, secret_file))
+                _Server(master, (on, where), secret, os.path.join(master.base, kept))
 
         return plugin
 
