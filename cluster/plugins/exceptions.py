@@ -106,7 +106,10 @@ class Reports:
             "Log": list(self._memory.lines) or ["nothing was logged"],
             "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],
         }
-        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z"), "", error["text"].rstrip()]
+        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z")]
+        if error["doing"]:  # what is in flight may be over by now
+            parts.append(f"while: {error['doing']}")
+        parts += ["", error["text"].rstrip()]
         for title, content in sections.items():
             parts += ["", title, "-" * len(title), *content]
         return "\n".join(parts) + "\n"

@@ -99,7 +99,8 @@ class _Mailer:
         if self._master.has_attribute("exceptions"):
             text = self._master.exceptions.report(worker, error)
         else:
-            text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s)\n\n{error['text']}"
+            doing = f"; while: {error['doing']}" if error["doing"] else ""
+            text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s{doing})\n\n{error['text']}"
         self._first = self._first or line
         self._reports.append(text)
         if self._timer is None:
