@@ -181,7 +181,7 @@ class Master(Operations, Extensible):
 
         *address*: a port (all IPv4 interfaces, or *host*), ``"host:port"``, ``"[::1]:port"``, ``"unix:/path"``,
         ``"fd://3"``, a bound socket, or a list of these. *options* belong to it: ``mode`` and ``owner`` of a unix
-        socket. Raises `ConfigurationError`.
+        socket, ``tls``, ``proxy_protocol``. Raises `ConfigurationError`.
         """
         if self._applies():
             addresses = parse_address(address, host, self.base)
