@@ -123,7 +123,8 @@ def test_exceptions_writes_reports(shop: Workshop) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     for expected in ("worker 0 uncaught exception RuntimeError: raised on purpose\n",
                      "\nwhile: GET /raise\n", "\n\nTraceback (most recent", "\nWorker\n", "id 0, pid ",
-                     "\nMaster\n", "listening on 127.0.0.1:", "\nLog\n", "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
+                     "\nMaster\n", "listening on 127.0.0.1:", "\nLog\n",
+                     "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
         assert expected in text, expected
     assert len([line for line in server.lines if line.startswith("REPORT")]) == 1
     end(server)
