@@ -31,6 +31,15 @@ class Complaints:
         else:
             self._write(f"cluster: {text}")
 
+    def ending(self, text: str) -> None:
+        """Why the start has failed: on stderr, and in the log when there is one.
+
+        Whoever has just started it looks at the terminal.
+        """
+        self.say(text)
+        if self.sink is not None:
+            self._print(f"cluster: {text}")
+
     def traceback(self, text: str) -> None:
         """A worker ended because of *text* (a traceback, or one line)."""
         self._last = text
@@ -43,7 +52,7 @@ class Complaints:
 
     def gave_up(self, deaths: int) -> None:
         """So many workers died in a row and none got ready."""
-        self.say(f"{deaths} worker deaths before any got ready")
+        self.ending(f"{deaths} worker deaths before any got ready")
         if self._last:
             count = self._seen.get(self._last, 1)
             self._write(f"the last of them ({count} alike):\n{self._last}")
@@ -58,7 +67,10 @@ class Complaints:
     def _write(self, text: str) -> None:
         if self.sink is not None:
             self.sink(text.rstrip("\n"))
-            return
+        else:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
         try:
             sys.stderr.write(text if text.endswith("\n") else text + "\n")
             sys.stderr.flush()

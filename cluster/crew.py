@@ -305,7 +305,7 @@ class Crew:
             if isinstance(connections, int):  # a worker may say anything
                 self._announcer.say("worker waiting", worker, connections)
         elif kind == "exception":
-            given = {key: message.get(key) for key in ("type", "message", "text")}
+            given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
             error = {key: value if isinstance(value, str) else "" for key, value in given.items()}
             if message.get("fatal"):
                 self._complaints.traceback(error["text"])

@@ -19,7 +19,7 @@ class ClusterError(Exception):
 
 
 class ConfigurationError(ClusterError, ValueError):
-    """A setting, address, name, signal or server that cannot be right. Raised before anything is bound or forked."""
+    """A setting, address, name, signal or server that cannot be right. Raised before anything is forked."""
 
     exit_code = EXIT_USAGE
 

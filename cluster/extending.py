@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class Extensible:
         self.log = logging.Logger("cluster", logging.INFO)
         self.log.addHandler(logging.NullHandler())
         self._provided: dict[str, Any] = {}
+        self._start_checks: list[Callable[[bool], Any]] = []
 
     def provide(self, name: str, value: Any) -> Any:
         """Make *value* an attribute *name* of the master, for users and other plugins; returns the master.
@@ -77,6 +79,17 @@ class Extensible:
         self._calls.expose(name, function, with_worker)
         return self
 
+    def at_start(self, check: Callable[[bool], Any]) -> Any:
+        """Call ``check(replacing)`` when the cluster is about to start; returns the master.
+
+        That is after its addresses are bound and before anything is forked; what *check* raises, which should be a
+        `ConfigurationError`, ends the script. *replacing*: whether this master is to take the place of an old one,
+        which still has its files and sockets. Not called in workers, nor where a plugin only operates a cluster, as
+        ``cli()`` does.
+        """
+        self._start_checks.append(check)
+        return self
+
     def listened_to(self, name: str) -> bool:
         """Whether anybody listens to the event *name*: what is costly to gather is gathered only then."""
         return self._emitter.has(name)
@@ -119,6 +132,43 @@ class Extensible:
         """The pid of the new master that has taken over, after which this one ends; None as long as there is none."""
         supervisor = self._supervisor
         return None if supervisor is None else supervisor.successor_pid
+
+
+def check_plugin(plugin: Any) -> None:
+    """Raise `ConfigurationError` for what cannot be called with the master, or makes a plugin instead of being one."""
+    if inspect.ismodule(plugin):
+        name = plugin.__name__
+        raise ConfigurationError(f"use() takes a plugin, and {name} is a module; is it "
+                                 f"{name}.{name.rpartition('.')[2]}(…)?")
+    if not callable(plugin):
+        raise ConfigurationError(f"use() takes plugins, functions of the master; {plugin!r} is none")
+    where = getattr(plugin, "__module__", None) or ""
+    name = where.rpartition(".")[2]
+    if where.startswith(f"{__package__}.plugins.") and getattr(sys.modules.get(where), name, None) is plugin:
+        raise _without_parentheses(name)  # ours would say something about an option instead
+    try:
+        inspect.signature(plugin).bind(None)
+    except TypeError:
+        name = _name(plugin)
+        raise ConfigurationError(f"use() takes plugins, functions of the master; {name} cannot be called with the "
+                                 f"master alone. If it makes a plugin, use {name}(), with parentheses") from None
+    except ValueError:
+        pass  # nobody knows what it takes
+
+
+def call_plugin(plugin: Callable[[Any], Any], master: Any) -> None:
+    """Call it. Raises `ConfigurationError` when it returns a function: then that is the plugin."""
+    if callable(plugin(master)):
+        raise _without_parentheses(_name(plugin))
+
+
+def _name(plugin: Any) -> str:
+    return str(getattr(plugin, "__name__", None) or repr(plugin))
+
+
+def _without_parentheses(name: str) -> ConfigurationError:
+    return ConfigurationError(f"use() takes plugins, functions of the master, and {name} makes one: "
+                              f"use {name}(), with parentheses")
 
 
 def _first_line(function: Callable[..., Any]) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def run(master: Master, callback: Callable[[], Any] | None) -> Master:
-    """Check, bind, fork, supervise; see `Master.start`."""
+    """Check, bind, have plugins check, fork, supervise; see `Master.start`."""
     target = master.check()
     host.fill_standard_descriptors()
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
@@ -59,8 +59,14 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     try:
         taken = listeners.open(predecessor.sockets if predecessor is not None else {})
     except BindError as error:
-        master._complaints.say(str(error))
+        master._complaints.ending(str(error))
         raise SystemExit(error.exit_code) from error
+    try:
+        for check in master._start_checks:
+            check(predecessor is not None)
+    except BaseException:
+        listeners.give_up(taken)
+        raise
     identity = master.identity()
     plan = Plan(
         settings=dict(master.options),
@@ -120,8 +126,14 @@ def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Mas
 
 
 def _same_code(master: Master, server: Any) -> str | None:
-    if isinstance(server, Target) or (isinstance(server, VirtualHosts) and len(server.named) == len(server.table)):
+    """What a reload has to say when the new workers run code of the old ones; None when all of it is new."""
+    if isinstance(server, Target):
         return None
+    if isinstance(server, VirtualHosts) and server.named:
+        hosts = [host for host, application in server.table.items() if not isinstance(application, str)]
+        return None if not hosts else (
+            f"reload: new code comes for {', '.join(map(repr, dict.fromkeys(server.named)))} only, as what serves "
+            f"{', '.join(map(repr, hosts))} was given as an object, which lives in the master; restart brings new code")
     if server is None:
         return "reload: an abstract cluster's code is the script; restart brings new code"
     how = "it is preloaded" if master.options["preload"] else "it was given as an object, which lives in the master"

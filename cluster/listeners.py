@@ -304,14 +304,18 @@ class Listeners:
                 else:
                     listener.open()
         except BindError:
-            for listener in self._all:
-                listener.handed_on = listener.key in taken
-                listener.close()
+            self.give_up(taken)
             raise
         for key, descriptor in inherited.items():
             if key not in taken:
                 close_descriptor(descriptor)
         return taken
+
+    def give_up(self, taken: set[str]) -> None:
+        """Close all; those in *taken* are still the other master's."""
+        for listener in self._all:
+            listener.handed_on = listener.key in taken
+            listener.close()
 
     def close(self) -> None:
         """Close all."""

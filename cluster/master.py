@@ -7,7 +7,6 @@ import os
 import pwd
 import warnings
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from . import host, importer, kinds, signals
@@ -15,7 +14,7 @@ from .commands import Commands
 from .complaints import Complaints
 from .errors import ConfigurationError, did_you_mean
 from .events import CATALOGUE, Emitter, normal
-from .extending import Extensible
+from .extending import Extensible, call_plugin, check_plugin
 from .importer import Target
 from .kinds import Kind
 from .listeners import Listeners
@@ -133,13 +132,9 @@ class Master(Operations, Extensible):
         if not self._applies():
             return self
         for plugin in plugins:
-            if isinstance(plugin, ModuleType):
-                raise ConfigurationError(f"use() takes a plugin, and {plugin.__name__} is a module; is it "
-                                         f"{plugin.__name__}.{plugin.__name__.rpartition('.')[2]}(…)?")
-            if not callable(plugin):
-                raise ConfigurationError(f"use() takes plugins, functions of the master; {plugin!r} is none")
+            check_plugin(plugin)
         for plugin in plugins:
-            plugin(self)
+            call_plugin(plugin, self)
             if getattr(plugin, "enable_in_worker", False):
                 self._worker_plugins.append(plugin)
         return self
@@ -186,7 +181,7 @@ class Master(Operations, Extensible):
 
         *address*: a port (all IPv4 interfaces, or *host*), ``"host:port"``, ``"[::1]:port"``, ``"unix:/path"``,
         ``"fd://3"``, a bound socket, or a list of these. *options* belong to it: ``mode`` and ``owner`` of a unix
-        socket. Raises `ConfigurationError`.
+        socket, ``tls``, ``proxy_protocol``. Raises `ConfigurationError`.
         """
         if self._applies():
             addresses = parse_address(address, host, self.base)
@@ -222,7 +217,7 @@ class Master(Operations, Extensible):
         """Run the cluster. Blocks in the master until it has closed, then returns.
 
         With no server it returns in each worker as well, with ``is_worker`` true; with one, a worker never comes back.
-        Raises `ConfigurationError` before anything is bound; SystemExit with the exit code when the cluster failed
+        Raises `ConfigurationError` before anything is forked; SystemExit with the exit code when the cluster failed
         (1: an address cannot be bound, or the supervisor failed; 3: no worker got ready).
         """
         if not self._applies():

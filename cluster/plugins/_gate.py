@@ -89,20 +89,22 @@ class Gate:
         host, port = self._listener.getsockname()[:2] if self._listener is not None else self._address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    def check(self) -> None:
+        """Try whether `open` could listen; nothing is left of it. Raises OSError."""
+        if isinstance(self._address, str):
+            _check_free(self._address)
+            listener, fresh = _bind_beside(self._address)
+            os.unlink(fresh)
+        else:
+            listener = _bind_tcp(self._address)
+        listener.close()
+
     def open(self, take_over: bool = False) -> None:
         """Begin to listen. *take_over*: also when another process listens at the path. Raises OSError."""
         if isinstance(self._address, str):
             self._bind_unix(self._address, take_over)
         else:
-            family = constants.AF_INET6 if ":" in self._address[0] else constants.AF_INET
-            listener = _socket(family, constants.SOCK_STREAM)
-            try:
-                listener.setsockopt(constants.SOL_SOCKET, constants.SO_REUSEADDR, 1)
-                listener.bind(self._address)
-            except BaseException:
-                listener.close()
-                raise
-            self._listener = listener
+            self._listener = _bind_tcp(self._address)
         self._listener.setblocking(False)
         self._listener.listen(_QUEUE)
         self._watcher = gevent.get_hub().loop.io(self._listener.fileno(), 1)
@@ -110,17 +112,10 @@ class Gate:
 
     def _bind_unix(self, path: str, take_over: bool) -> None:
         """Bind beside *path*, then rename: at no moment is there a socket that others may use, or none at all."""
-        listener = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
-        fresh = f"{path}.{os.getpid()}"
+        if not take_over:
+            _check_free(path)
+        listener, fresh = _bind_beside(path)
         try:
-            if not take_over:
-                _check_free(path)
-            mask = os.umask(0o177)
-            try:
-                with short(fresh) as name:
-                    listener.bind(name)
-            finally:
-                os.umask(mask)
             found = os.stat(fresh)
             self._inode = (found.st_dev, found.st_ino)
             listener.listen(_QUEUE)
@@ -194,22 +189,57 @@ class Gate:
         self.conversations = {}
 
 
+def _bind_tcp(address: tuple[str, int]) -> Any:
+    """A socket that is bound and does not listen yet. Raises OSError."""
+    listener = _socket(constants.AF_INET6 if ":" in address[0] else constants.AF_INET, constants.SOCK_STREAM)
+    try:
+        listener.setsockopt(constants.SOL_SOCKET, constants.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_beside(path: str) -> tuple[Any, str]:
+    """A socket that is bound under a name of ours beside *path*, and that name. Raises OSError."""
+    listener = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
+    fresh = f"{path}.{os.getpid()}"
+    mask = os.umask(0o177)
+    try:
+        with short(fresh) as name:
+            listener.bind(name)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener, fresh
+
+
+def answers(path: str) -> bool:
+    """Whether a process listens on the unix socket at *path*. Raises OSError when that cannot be told."""
+    probe = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        with short(path) as name:
+            probe.connect(name)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except BlockingIOError:  # a full queue
+        pass
+    finally:
+        probe.close()
+    return True
+
+
 def _check_free(path: str) -> None:
+    """Raise OSError unless there is nothing at *path*, or a stale socket, which is renamed over."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.EEXIST, "there is a file that is not a socket")
-    probe = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
-    try:
-        probe.setblocking(False)
-        with short(path) as name:
-            probe.connect(name)
-    except ConnectionRefusedError:
-        return  # stale; it is renamed over
-    except BlockingIOError:
-        pass
-    finally:
-        probe.close()
-    raise OSError(errno.EADDRINUSE, "another process listens there")
+    if answers(path):
+        raise OSError(errno.EADDRINUSE, "another process listens there")

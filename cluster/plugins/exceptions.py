@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
+from . import _options
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -27,27 +29,38 @@ MASK = "********"
 _SAME = 60.0
 
 
-def exceptions(directory: str = "exceptions", lines: int = 20, keep: int = 100) -> Callable[[Master], None]:
+def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20, keep: int = 100
+               ) -> Callable[[Master], None]:
     """The plugin.
 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
     a report. *keep*: how many reports are kept; the oldest go. Values of environment variables whose names look like
     secrets are masked, and so are passwords in addresses. Provides ``m.exceptions.report(worker, error)``, the text.
-    Emits `exception report(path)`. Raises `ConfigurationError`.
+    Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
+    error when the cluster starts.
     """
+    folder = _options.path("exceptions", "directory", directory)
     for name, value in (("lines", lines), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ConfigurationError(f"exceptions: {name} is a whole number, 0 or more, not {value!r}")
 
     def plugin(master: Master) -> None:
-        path = os.path.normpath(os.path.join(master.base, directory))
-        try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"exceptions: cannot make {path}: {error.strerror}") from error
+        path = os.path.normpath(os.path.join(master.base, folder))
+        with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
+            _make(path)
+        master.at_start(lambda replacing: _make(path))
         master.provide("exceptions", Reports(master, path, lines, keep))
 
     return plugin
+
+
+def _make(directory: str) -> None:
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"exceptions: cannot make {directory}: {error.strerror}") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"exceptions: cannot write in {directory}: permission denied")
 
 
 def masked(environment: dict[str, str]) -> dict[str, str]:
@@ -93,7 +106,10 @@ class Reports:
             "Log": list(self._memory.lines) or ["nothing was logged"],
             "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],
         }
-        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z"), "", error["text"].rstrip()]
+        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z")]
+        if error["doing"]:  # what is in flight may be over by now
+            parts.append(f"while: {error['doing']}")
+        parts += ["", error["text"].rstrip()]
         for title, content in sections.items():
             parts += ["", title, "-" * len(title), *content]
         return "\n".join(parts) + "\n"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import narration
 from ..errors import ChannelError, ConfigurationError
 from ..system import close_descriptor
-from . import _lines
+from . import _lines, _options
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -25,21 +25,28 @@ FORMATS = ("text", "json")
 _REMEMBERED = 32
 
 
-def logger(directory: str = "logs", level: str = "info", format: str = "text") -> Callable[[Master], None]:
+def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", format: str = "text"
+           ) -> Callable[[Master], None]:
     """The plugin.
 
     *directory*: where ``master.log``, ``workers.access.log`` (what workers write to stdout) and ``workers.error.log``
     (stderr) are, taken against the script's directory; made when missing. *level*: the lowest that ``master.log``
     holds, ``debug``, ``info``, ``warning`` or ``error``. *format*: ``text``, or ``json`` for one object a line.
-    SIGUSR1 opens the files anew. Raises `ConfigurationError` for wrong options and when a file cannot be written.
+    SIGUSR1 opens the files anew. Raises `ConfigurationError` for wrong options. A file that cannot be written is an
+    error when the cluster starts; until then `m.log` goes nowhere.
     """
-    if level not in LEVELS:
+    folder = _options.path("logger", "directory", directory)
+    if not isinstance(level, str) or level not in LEVELS:
         raise ConfigurationError(f"logger: level is one of {', '.join(LEVELS)}, not {level!r}")
     if format not in FORMATS:
         raise ConfigurationError(f"logger: format is one of {', '.join(FORMATS)}, not {format!r}")
 
     def plugin(master: Master) -> None:
-        files = _Files(master, os.path.join(master.base, directory))
+        try:
+            files = _Files(master, os.path.join(master.base, folder))
+        except ConfigurationError as error:
+            master.at_start(_raising(error))
+            return
         handler = logging.StreamHandler(_lines.text_of(_lines.Lines(files.log)))
         handler.setFormatter(_JsonFormatter() if format == "json" else logging.Formatter(
             "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"))
@@ -52,6 +59,15 @@ def logger(directory: str = "logs", level: str = "info", format: str = "text") -
         master.on("after fork", files.take_output)
 
     return plugin
+
+
+def _raising(error: ConfigurationError) -> Callable[[bool], None]:
+    """Who only asks for the status of a cluster may not write its log; so the error waits for the start."""
+
+    def check(replacing: bool) -> None:
+        raise error
+
+    return check
 
 
 class _JsonFormatter(logging.Formatter):

@@ -12,6 +12,7 @@ import gevent
 
 from .. import narration
 from ..errors import ConfigurationError
+from . import _options
 from ._errand import Errand
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def mail(
     follow as arguments. *subject*: default the title and host. *interval*: seconds between two mails; exceptions of the
     time between are in the next one. With ``exceptions()`` the reports are its. Raises `ConfigurationError`.
     """
-    receivers = [to] if isinstance(to, str) else list(to)
+    receivers = _options.several("mail", "to", to, "addresses")
     name = socket.gethostname()
     by = sender if sender is not None else f"cluster@{name}"
     for address in (*receivers, by):
@@ -48,19 +49,31 @@ def mail(
             raise ConfigurationError(f"mail: {address!r} is no address, as in 'admin@example.com'")
     if not receivers:
         raise ConfigurationError("mail: to whom?")
-    if not interval >= 0:
-        raise ConfigurationError(f"mail: interval is a number of seconds, not {interval!r}")
-    command = shlex.split(sendmail) if isinstance(sendmail, str) else list(sendmail or ())
+    for option, value in (("user", user), ("password", password), ("subject", subject)):
+        if value is not None:
+            _options.text("mail", option, value)
+    pause = _options.seconds("mail", "interval", interval)
+    command = _command(sendmail)
     if command and not os.access(command[0], os.X_OK):
         raise ConfigurationError(f"mail: cannot run {command[0]}")
-    settings = {"to": receivers, "sender": by, "host": host, "port": port, "user": user, "password": password,
-                "tls": tls, "sendmail": command}
+    settings = {"to": receivers, "sender": by, "host": _options.text("mail", "host", host),
+                "port": _options.port("mail", "port", port), "user": user, "password": password, "tls": bool(tls),
+                "sendmail": command}
 
     def plugin(master: Master) -> None:
         title = subject if subject is not None else f"[{master.options['title']} on {name}]"
-        _Mailer(master, Errand(master, "_send_mail", "mail", settings), title, interval)
+        _Mailer(master, Errand(master, "_send_mail", "mail", settings), title, pause)
 
     return plugin
+
+
+def _command(sendmail: Any) -> list[str]:
+    try:
+        words = shlex.split(sendmail) if isinstance(sendmail, str) else list(sendmail or ())
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"mail: sendmail is a command such as '/usr/sbin/sendmail', not {sendmail!r}") from None
+    return [_options.text("mail", "a word of sendmail", word) for word in words]
 
 
 class _Mailer:
@@ -86,7 +99,8 @@ class _Mailer:
         if self._master.has_attribute("exceptions"):
             text = self._master.exceptions.report(worker, error)
         else:
-            text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s)\n\n{error['text']}"
+            doing = f"; while: {error['doing']}" if error["doing"] else ""
+            text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s{doing})\n\n{error['text']}"
         self._first = self._first or line
         self._reports.append(text)
         if self._timer is None:

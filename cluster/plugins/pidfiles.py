@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import remote
 from ..errors import ConfigurationError
-from . import _answers
-from ._gate import Gate
+from . import _answers, _options
+from ._gate import Gate, answers
 
 if TYPE_CHECKING:
     from ..master import Master
 
 
-def pidfiles(directory: str = "pids") -> Callable[[Master], None]:
+def pidfiles(directory: str | os.PathLike[str] = "pids") -> Callable[[Master], None]:
     """The plugin. *directory*: taken against the script's; made when missing.
 
     Provides ``m.pidfiles`` (the directory), ``m.pidof("master")``, ``m.pidof("worker.0")`` and ``m.workerpids()``.
-    Raises `ConfigurationError` when the directory cannot be written.
+    A directory that cannot be written, or that another cluster uses, is an error when the cluster starts.
     """
 
+    folder = _options.path("pidfiles", "directory", directory)
+
     def plugin(master: Master) -> None:
-        path = os.path.normpath(os.path.join(master.base, directory))
-        try:
-            os.makedirs(path, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"pidfiles: cannot make {path}: {error.strerror}") from error
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise ConfigurationError(f"pidfiles: cannot write in {path}: permission denied")
+        path = os.path.normpath(os.path.join(master.base, folder))
+        with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
+            _make(path)
         _PidFiles(master, path)
 
     return plugin
+
+
+def _make(directory: str) -> None:
+    """Make the directory. Raises `ConfigurationError` when that cannot be done, or nothing can be written in it."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"pidfiles: cannot make {directory}: {error.strerror}") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"pidfiles: cannot write in {directory}: permission denied")
 
 
 class _PidFiles:
@@ -44,6 +53,7 @@ class _PidFiles:
         self._ours = False
         self._gate = Gate(master, os.path.join(directory, remote.SOCKET),
                           lambda connection: _answers.converse(master, connection))
+        master.at_start(self._check)
         master.provide("pidfiles", directory)
         master.provide("pidof", lambda name: remote.read_pid(os.path.join(directory, f"{name}.pid")))
         master.provide("workerpids", self._workerpids)
@@ -63,6 +73,24 @@ class _PidFiles:
         except remote.NotRunning:
             return []
         return [process.pid for process in found if process.worker is not None]
+
+    def _check(self, replacing: bool) -> None:
+        _make(self._directory)
+        other = None if replacing else self._other()
+        if other is not None:
+            raise ConfigurationError(f"pidfiles: {self._directory} is used by a cluster that runs (master {other}); "
+                                     "each cluster needs a directory of its own")
+
+    def _other(self) -> int | None:
+        """The pid of another master that lives and has its files in our directory."""
+        path = os.path.join(self._directory, "master.pid")
+        pid = remote.read_pid(path)
+        try:
+            if pid is None or pid == os.getpid() or not remote.alive(pid, os.stat(path).st_mtime):
+                return None
+            return pid if answers(os.path.join(self._directory, remote.SOCKET)) else None
+        except OSError:
+            return None
 
     def _begin(self, take_over: bool = False) -> None:
         self._ours = True

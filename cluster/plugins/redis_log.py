@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClusterError, ConfigurationError
+from . import _options
 from ._errand import Errand
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ def redis_log(url: str = "redis://localhost:6379/0", maximum: int = 2000, key: s
         raise ConfigurationError("redis_log() needs the package redis: pip install 'cluster-prefork[redis]'")
     if not isinstance(url, str) or not url.startswith(_SCHEMES):
         raise ConfigurationError(f"redis_log: {url!r} is no address, as in 'redis://localhost:6379/0'")
+    try:
+        urllib.parse.urlsplit(url).port  # noqa: B018 - it raises for one that is none
+    except ValueError as error:
+        raise ConfigurationError(f"redis_log: {url!r} is no address: {str(error).lower()}") from None
+    _options.text("redis_log", "key", key)
     if isinstance(maximum, bool) or not isinstance(maximum, int) or maximum < 1:
         raise ConfigurationError(f"redis_log: maximum is a whole number above 0, not {maximum!r}")
 

@@ -20,6 +20,7 @@ from .. import host
 from ..errors import ClusterError, ConfigurationError
 from ..signals import name as signal_name
 from ..signals import number as signal_number
+from . import _options
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -46,18 +47,22 @@ def reload(
     workers end. *interval*: seconds between two looks. *extensions*: of the files that count in directories. *ignore*:
     names of directories that are not looked into. Emits `changed(path)`. Raises `ConfigurationError`.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else None if paths is None else list(paths)
-    endings = (extensions,) if isinstance(extensions, str) else tuple(extensions)
+    many = _options.several("reload", "paths", paths if paths is not None else ["."], "paths")
+    given = [_options.path("reload", "one of the paths", path) for path in many]
+    endings = tuple(_options.text("reload", "an extension", one)
+                    for one in _options.several("reload", "extensions", extensions, "texts such as '.py'"))
+    ignored = frozenset(_options.text("reload", "what to ignore", one)
+                        for one in _options.several("reload", "ignore", ignore, "names of directories"))
     if not isinstance(interval, int | float) or isinstance(interval, bool) or not interval > 0:
         raise ConfigurationError(f"reload: interval is a number of seconds above 0, not {interval!r}")
     by = signal_name(signal_number(signal))
 
     def plugin(master: Master) -> None:
-        roots = [os.path.normpath(os.path.join(master.base, path)) for path in (given if given is not None else ["."])]
+        roots = [os.path.normpath(os.path.join(master.base, path)) for path in given]
         for root in roots:
             if not os.path.exists(root):
                 raise ConfigurationError(f"reload: there is no {root}")
-        _Watch(master, roots, endings, frozenset(ignore), float(interval), by)
+        _Watch(master, roots, endings, ignored, float(interval), by)
 
     return plugin
 

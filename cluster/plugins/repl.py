@@ -16,7 +16,7 @@ import gevent.select
 
 from ..errors import ConfigurationError
 from ..remote import PROGRAM
-from . import _answers, _operations
+from . import _answers, _operations, _options
 from ._functions import define, functions
 from ._gate import Gate, Line, Reader
 from ._session import Namespace, Session, listen_to_prints, stop_listening
@@ -61,15 +61,15 @@ class _Repl:
             raise ConfigurationError(f"repl() needs a port or a socket path; {address} is no port")
         if secret is not None and (not isinstance(secret, str) or len(secret) < 8 or "\n" in secret):
             raise ConfigurationError("repl(): a secret is one line of at least 8 characters")
-        where = address
+        where, on = address, _options.text("repl", "host", host).strip("[]")
+        kept = _options.path("repl", "secret_file", secret_file)
 
         def plugin(master: Master) -> None:
             if isinstance(where, str):
                 path = os.path.normpath(os.path.join(master.base, where.removeprefix("unix:")))
                 _Server(master, path, None)
             else:
-                known = secret or _kept_secret(os.path.join(master.base, secret_file))
-                _Server(master, (host.strip("[]"), where), known)
+                _Server(master, (on, where), secret, os.path.join(master.base, kept))
 
         return plugin
 
@@ -98,22 +98,38 @@ def _kept_secret(path: str) -> str:
 class _Server:
     """Listens while this master is the one, and holds the sessions."""
 
-    def __init__(self, master: Master, address: str | tuple[str, int], secret: str | None) -> None:
+    def __init__(self, master: Master, address: str | tuple[str, int], secret: str | None,
+                 secret_file: str | None = None) -> None:
         self._master = master
         self._secret = secret
+        self._secret_file = secret_file
         self._gate = Gate(master, address, self._converse)
         self._endings: dict[Any, Callable[[str], None]] = {}
+        master.at_start(self._check)
         master.on("listening", lambda: None if master.predecessor else self._open())
         master.on("old master gone", self._open)
         master.on("closing", self._closing)
         master.on("close", self._close)
         master.on("after fork", lambda worker: stop_listening())
 
+    def _check(self, replacing: bool) -> None:
+        """See to it that we can listen later: now an error ends the script, then it is one line."""
+        if self._secret is None and self._secret_file is not None:
+            self._secret = _kept_secret(self._secret_file)
+        if not replacing:  # else the old master listens, as it should
+            try:
+                self._gate.check()
+            except OSError as error:
+                raise ConfigurationError(self._cannot(error)) from error
+
+    def _cannot(self, error: OSError) -> str:
+        return f"repl: cannot listen on {self._gate.address}: {error.strerror or error}"
+
     def _open(self) -> None:
         try:
             self._gate.open()
         except OSError as error:
-            self._master.complain(f"repl: cannot listen on {self._gate.address}: {error.strerror or error}")
+            self._master.complain(self._cannot(error))
             return
         self._master.log.info("repl listening on %s", self._gate.address)
         self._master.emit("repl", self._gate.address)

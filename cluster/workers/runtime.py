@@ -321,9 +321,9 @@ class Worker:
             sys.stderr.flush()
         except (AttributeError, OSError, ValueError):
             pass
-        self._report(error, fatal=False)
+        self._report(error, fatal=False, doing=doing)
 
-    def _report(self, error: BaseException, fatal: bool, text: str | None = None) -> None:
+    def _report(self, error: BaseException, fatal: bool, text: str | None = None, doing: str = "") -> None:
         if text is None:
             if isinstance(error, ApplicationNotFound | ConfigurationError):
                 text = str(error)  # says it all; where we found out is of no interest
@@ -331,7 +331,7 @@ class Worker:
                 text = application_traceback(error)
         self._tell({
             "t": "exception", "type": type(error).__name__, "message": str(error)[:10_000],
-            "text": text[-100_000:], "fatal": fatal,
+            "text": text[-100_000:], "fatal": fatal, "doing": doing[:1000],
         })
 
     def _handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:

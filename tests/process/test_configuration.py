@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
 import cluster
 from cluster import ConfigurationError, Master
+from cluster.plugins import bundled
 from cluster.settings import SETTINGS
 
 from ..harness import Workshop, eventually, fetch
@@ -67,6 +69,11 @@ def no_application() -> None:
     """Takes no arguments."""
 
 
+def maker(name: object = "world") -> object:
+    """Makes a plugin."""
+    return lambda master: None
+
+
 def wsgi(environ: object, start_response: object) -> list[bytes]:
     """A WSGI application."""
     return []
@@ -87,6 +94,29 @@ def wsgi(environ: object, start_response: object) -> list[bytes]:
     (lambda: Master(wsgi).set("signals", {"SIGKILL": "close"}), "SIGKILL cannot be given a meaning"),
     (lambda: Master(wsgi).use("logger"), "'logger' is none"),
     (lambda: Master(wsgi).use(pytest), "pytest is a module"),
+    *[(lambda name=name: Master(wsgi).use(getattr(cluster, name)), f"use {name}(), with parentheses")
+      for name in bundled()],
+    (lambda: Master(wsgi).use(maker), "maker makes one: use maker(), with parentheses"),
+    (lambda: Master(wsgi).use(no_application), "use no_application(), with parentheses"),
+    (lambda: cluster.logger(3), "logger: directory is a path, not 3"),
+    (lambda: cluster.logger(level=["info"]), "logger: level is one of"),
+    (lambda: cluster.pidfiles(3), "pidfiles: directory is a path, not 3"),
+    (lambda: cluster.exceptions(b"x"), "exceptions: directory is a path, not b'x'"),
+    (lambda: cluster.reload(paths=3), "reload: paths is a list of paths, not 3"),
+    (lambda: cluster.reload(paths=[3]), "reload: one of the paths is a path, not 3"),
+    (lambda: cluster.reload(extensions=3), "reload: extensions is a list of texts such as '.py', not 3"),
+    (lambda: cluster.reload(ignore=[3]), "reload: what to ignore is a text of one line, not 3"),
+    (lambda: cluster.repl(1, host=3), "repl: host is a text"),
+    (lambda: cluster.repl(1, secret_file=3), "repl: secret_file is a path"),
+    (lambda: cluster.mail(3), "mail: to is a list of addresses, not 3"),
+    (lambda: cluster.mail("a@b", port="x"), "mail: port is a number from 1 to 65535, not 'x'"),
+    (lambda: cluster.mail("a@b", host=3), "mail: host is a text"),
+    (lambda: cluster.mail("a@b", interval="x"), "mail: interval is a number of seconds, not 'x'"),
+    (lambda: cluster.mail("a@b", subject="a\nb"), "mail: subject is a text of one line"),
+    (lambda: cluster.mail("a@b", sendmail=3), "mail: sendmail is a command"),
+    (lambda: cluster.mail("a@b", sendmail="/bin/'x"), "mail: sendmail is a command"),
+    (lambda: cluster.redis_log("redis://localhost:99999/0"), "no address: port out of range 0-65535"),
+    (lambda: cluster.redis_log(key=3), "redis_log: key is a text"),
     (lambda: Master(wsgi).do(3), "do() takes a function"),
     (lambda: Master(wsgi).in_(""), "in_() takes the name"),
     (lambda: Master(wsgi).bind("nonsense"), "cannot listen on 'nonsense'"),
@@ -109,6 +139,26 @@ def test_k8_wrong_input_raises_at_once(act: object, words: str) -> None:
     """K8: each raises at once, saying what is wrong and what would be right."""
     with pytest.raises(ConfigurationError, match=words if "\\" in words else re.escape(words)):
         act()  # type: ignore[operator]
+
+
+def test_k8_options_that_are_paths(tmp_path: Path) -> None:
+    """K8: a path is text or a `os.PathLike`; a list of paths may be a single one."""
+    master = Master(wsgi, base=str(tmp_path)).use(cluster.pidfiles(Path("run")), cluster.exceptions(tmp_path / "found"))
+    assert master.pidfiles == str(tmp_path / "run") and (tmp_path / "found").is_dir()
+    for paths in (".", Path("."), [".", Path("run")], None):
+        cluster.reload(paths, extensions=".txt")
+
+
+def test_k8_plugins_that_return_something() -> None:
+    """K8: a plugin may return the master, as its methods do, or what nobody can call; methods are plugins, too."""
+    calls = []
+
+    class Plugin:
+        def use(self, master: Master) -> None:
+            calls.append(master)
+
+    master = Master(wsgi).use(lambda m: m.on("ready", print), lambda m: 3, Plugin().use, calls.append)
+    assert calls == [master, master]
 
 
 def test_k8_operations_need_a_running_cluster() -> None:

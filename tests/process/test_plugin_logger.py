@@ -196,9 +196,35 @@ def test_l3_fifty_respawns_leak_nothing(shop: Workshop) -> None:
 @pytest.mark.parametrize("options", ['level="loud"', 'format="xml"', 'directory="app.py/logs"'])
 def test_start_up_failures_are_loud(shop: Workshop, options: str) -> None:
     """Failures at start-up end the script with another code than 0, and say why."""
+    shop.write("shopfront.py", SITE)
     server = shop.script(SERVER.format(options=options))
     assert server.wait_exit() != 0
     assert "ConfigurationError: logger: " in server.output
+
+
+def test_a_failed_start_is_on_the_terminal_too(shop: Workshop) -> None:
+    """Failures at start-up are loud: an address that is taken, an application that does not start."""
+    body = """
+        cluster("./shopfront.py").set(workers=1, abort_deaths=2).use(package.logger()).listen("unix:site.sock")
+    """
+    shop.write("shopfront.py", SITE)
+    first = shop.script(body)
+    eventually((shop.directory / "logs" / "master.log").exists, "the log")
+    has(shop, "master.log", "worker 0 ready")
+    second = shop.run(*first.process.args)
+    assert second.wait_exit() == 1
+    second._reader.join(5)
+    reason = f"cannot listen on unix:{shop.directory}/site.sock: already in use"
+    assert second.lines == [f"cluster: {reason}"]
+    has(shop, "master.log", rf"\[ERROR\] {reason}$")
+    first.signal(signal.SIGQUIT)
+    assert first.wait_exit() == 0 and first.output == ""
+    shop.write("shopfront.py", "raise ValueError('broken site')")
+    third = shop.run(*first.process.args)
+    assert third.wait_exit() == 3
+    third._reader.join(5)
+    assert third.lines == ["cluster: 2 worker deaths before any got ready"]
+    has(shop, "master.log", r"\[ERROR\] 2 worker deaths before any got ready$")
 
 
 def test_l1_worker_of_another_user_can_rotate(shop: Workshop, tmp_path: Path) -> None:

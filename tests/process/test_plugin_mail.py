@@ -60,6 +60,7 @@ def test_mail_through_smtp(shop: Workshop) -> None:
     raising(server)
     smtp.wait_for(r"\[cluster on .*\] worker 0 uncaught exception")
     smtp.wait_for(r"^To: a@example.com, b@example.com$")
+    smtp.wait_for(r"^\(pid \d+, up \d+\.\d s; while: GET /raise\)$")
     smtp.wait_for(r"^RuntimeError: raised on purpose$")
     raising(server, 30)
     assert threads(server) == 1
@@ -120,8 +121,9 @@ def test_exceptions_writes_reports(shop: Workshop) -> None:
     path = shop.directory / server.wait_for(r"^REPORT (exceptions/\S+-RuntimeError.txt)")[1]
     text = path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
-    for expected in ("worker 0 uncaught exception RuntimeError: raised on purpose\n", "\nTraceback (most recent",
-                     "\nWorker\n", "id 0, pid ", "\nMaster\n", "listening on 127.0.0.1:", "\nLog\n",
+    for expected in ("worker 0 uncaught exception RuntimeError: raised on purpose\n",
+                     "\nwhile: GET /raise\n", "\n\nTraceback (most recent", "\nWorker\n", "id 0, pid ",
+                     "\nMaster\n", "listening on 127.0.0.1:", "\nLog\n",
                      "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
         assert expected in text, expected
     assert len([line for line in server.lines if line.startswith("REPORT")]) == 1

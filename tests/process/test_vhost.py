@@ -56,6 +56,26 @@ def test_hosts_on_a_cluster(shop: Workshop) -> None:
     assert server.lines[-1] == "LOADED False"
 
 
+def test_a_reload_says_whose_code_is_new(shop: Workshop) -> None:
+    """Strings and objects mixed: the named ones are new, the others are not."""
+    shop.write("one.py", APP.format(name="one"))
+    server = shop.script("""
+        from app import app
+        m = cluster(package.vhost({"foo.com": "one:app", "www.foo.com": "one:app", "*": app, "bar.com": app}))
+        m.command("renew", m.reload).set("signals", {"SIGWINCH": "renew"})
+        trace(m.set(workers=1)).listen(0, "127.0.0.1")
+    """).ready()
+    shop.write("one.py", APP.format(name="new"))
+    server.signal(signal.SIGWINCH)
+    server.wait_for(r"EVENT \d+ reloaded")
+    eventually(lambda: ask(server.address(), "foo.com") == "200 new", "new code")
+    said = [line for line in server.lines if line.startswith("cluster: reload: ")]
+    assert said == ["cluster: reload: new code comes for 'one:app' only, as what serves '*', 'bar.com' was given as an "
+                    "object, which lives in the master; restart brings new code"]
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
 def test_missing_applications_are_found_before_binding(shop: Workshop) -> None:
     """A string that names nothing fails at once."""
     server = shop.script('cluster(package.vhost({"foo.com": "nowhere:app"})).listen(0)')
