@@ -158,7 +158,7 @@ def check_plugin(plugin: Any) -> None:
 
 def call_plugin(plugin: Callable[[Any], Any], master: Any) -> None:
     """Call it. Raises `ConfigurationError` when it returns a function: then that is the plugin."""
-    if callable(plugin(master)):
+    if inspect.isroutine(plugin(master)):
         raise _without_parentheses(_name(plugin))
 
 
