@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
@@ -11,13 +11,12 @@ from ..errors import ConfigurationError
 UNLIMITED = float("inf")
 
 
-def _checked(values: object, smallest: float) -> None:
-    for field in dataclasses.fields(values):  # type: ignore[arg-type]
-        value = getattr(values, field.name)
+def _check(values: Mapping[str, object], smallest: float) -> None:
+    for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigurationError(f"{field.name!r} must be a number, not {value!r}")
+            raise ConfigurationError(f"{name!r} must be a number, not {value!r}")
         if not value >= smallest:
-            raise ConfigurationError(f"{field.name!r} must be at least {smallest:g}, not {value!r}")
+            raise ConfigurationError(f"{name!r} must be at least {smallest:g}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Timeouts:
     linger: float = 1.0
 
     def __post_init__(self) -> None:
-        _checked(self, 0.0)
+        _check(vars(self), 0.0)
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,4 @@ class Limits:
     def __post_init__(self) -> None:
         if not isinstance(self.timeouts, Timeouts):
             raise ConfigurationError(f"'timeouts' must be Timeouts(...), not {self.timeouts!r}")
-        _checked(_Sizes(**{name: getattr(self, name) for name in _SIZES}), 1)
-
-
-_SIZES = tuple(field.name for field in dataclasses.fields(Limits) if field.name != "timeouts")
-_Sizes = dataclasses.make_dataclass("_Sizes", _SIZES)
+        _check({name: value for name, value in vars(self).items() if name != "timeouts"}, 1)
