@@ -30,6 +30,7 @@ SLACK = 2.0
 #: commands after which nobody is there to answer
 ENDING = ("close", "destroy")
 _LONGEST = 16 * 1024 * 1024
+_HUNG_UP = "the connection ended without an answer"
 
 
 class NotRunning(ClusterError):
@@ -126,17 +127,19 @@ class Remote:
         """
         host, _, port = where.rpartition(":")
         connection = None
+        first = b""
         try:
             if port.isdecimal() and "/" not in where and not os.path.exists(where):
                 connection = socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout)
                 if secret is not None:
-                    connection.sendall(secret.encode() + b"\n")
+                    first = secret.encode() + b"\n"
             else:
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 connection.settimeout(timeout)
                 with short(os.path.abspath(where.removeprefix("unix:"))) as path:
                     connection.connect(path)
-            connection.sendall(PROGRAM.encode() + b"\n")
+            # at once: who refuses the secret hangs up, and a second piece would find nobody
+            connection.sendall(first + PROGRAM.encode() + b"\n")
         except OSError as error:
             if connection is not None:
                 connection.close()
@@ -159,7 +162,7 @@ class Remote:
         try:
             self._connection.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
-            raise HungUp("the connection has ended") from None
+            raise HungUp(_HUNG_UP) from None
 
     def receive(self, timeout: float | None = ANSWER) -> dict[str, Any]:
         """The next message, at most *timeout* seconds from now. Raises `NotRunning` when the connection has ended."""
@@ -173,7 +176,7 @@ class Remote:
         try:
             message = json.loads(line[max(line.find(b"{"), 0):])  # a prompt may come before the first
         except ValueError:
-            raise HungUp("the connection ended without an answer") from None
+            raise HungUp(_HUNG_UP) from None
         return message if isinstance(message, dict) else {}
 
     def command(self, name: str, words: Sequence[str] = (), wait: float = 0.0) -> Any:

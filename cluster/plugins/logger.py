@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import logging.handlers
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("text", "json")
+#: records that wait for the files to be opened
+_EARLY = 1000
 #: tracebacks that are remembered, so that a crash loop writes each of them once
 _REMEMBERED = 32
 
@@ -32,8 +35,9 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
     *directory*: where ``master.log``, ``workers.access.log`` (what workers write to stdout) and ``workers.error.log``
     (stderr) are, taken against the script's directory; made when missing. *level*: the lowest that ``master.log``
     holds, ``debug``, ``info``, ``warning`` or ``error``. *format*: ``text``, or ``json`` for one object a line.
-    SIGUSR1 opens the files anew. Raises `ConfigurationError` for wrong options. A file that cannot be written is an
-    error when the cluster starts; until then `m.log` goes nowhere.
+    SIGUSR1 opens the files anew. They are opened when the cluster starts, and one that cannot be written is an error
+    then; whoever only asks for the status of a cluster leaves no files behind. What `m.log` is given before waits until
+    then. Raises `ConfigurationError` for wrong options.
     """
     folder = _options.path("logger", "directory", directory)
     if not isinstance(level, str) or level not in LEVELS:
@@ -42,32 +46,38 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
         raise ConfigurationError(f"logger: format is one of {', '.join(FORMATS)}, not {format!r}")
 
     def plugin(master: Master) -> None:
-        try:
-            files = _Files(master, os.path.join(master.base, folder))
-        except ConfigurationError as error:
-            master.at_start(_raising(error))
-            return
-        handler = logging.StreamHandler(_lines.text_of(_lines.Lines(files.log)))
-        handler.setFormatter(_JsonFormatter() if format == "json" else logging.Formatter(
-            "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"))
-        master.log.addHandler(handler)
+        files = _Files(master, os.path.join(master.base, folder))
+        early = logging.handlers.MemoryHandler(_EARLY, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+
+        def open_files(replacing: bool = False) -> None:
+            if files.log >= 0:
+                return
+            files.open()
+            handler = logging.StreamHandler(_lines.text_of(_lines.Lines(files.log)))
+            handler.setFormatter(_JsonFormatter() if format == "json" else logging.Formatter(
+                "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"))
+            early.setTarget(handler)
+            early.flush()
+            master.log.removeHandler(early)
+            master.log.addHandler(handler)
+
+        def report(text: str) -> None:
+            try:
+                open_files()  # why a cluster did not get as far as its start is in the log, too
+            except ConfigurationError:
+                pass
+            master.log.error(text)
+
+        master.at_start(open_files)
+        master.log.addHandler(early)
         master.log.setLevel(LEVELS[level])
         master.narrated = True
-        master.report_to(master.log.error)
+        master.report_to(report)
         _narrate(master)
         master.on("reopen logs", files.reopen)
         master.on("after fork", files.take_output)
 
     return plugin
-
-
-def _raising(error: ConfigurationError) -> Callable[[bool], None]:
-    """Who only asks for the status of a cluster may not write its log; so the error waits for the start."""
-
-    def check(replacing: bool) -> None:
-        raise error
-
-    return check
 
 
 class _JsonFormatter(logging.Formatter):
@@ -92,18 +102,24 @@ class _Files:
 
     def __init__(self, master: Master, directory: str) -> None:
         self._master = master
+        self._directory = directory
         self._paths = [os.path.join(directory, name)
                        for name in ("master.log", "workers.access.log", "workers.error.log")]
+        self.log = self._access = self._errors = -1
+
+    def open(self) -> None:
+        """In the master, before its first fork. Raises `ConfigurationError`."""
         opened: list[int] = []
         try:
-            os.makedirs(directory, exist_ok=True)
+            os.makedirs(self._directory, exist_ok=True)
             opened.extend(_lines.append_to(path) for path in self._paths)
         except OSError as error:
             for descriptor in opened:
                 close_descriptor(descriptor)
-            raise ConfigurationError(f"logger: cannot write {error.filename or directory}: {error.strerror}") from error
+            name = error.filename or self._directory
+            raise ConfigurationError(f"logger: cannot write {name}: {error.strerror}") from error
         self.log, self._access, self._errors = opened
-        master.on("start", self._give_to_workers)
+        self._master.on("start", self._give_to_workers)
 
     def _owner(self) -> tuple[int, int] | None:
         identity = self._master.identity()

@@ -112,6 +112,7 @@ def test_what_cannot_be_written_stops_the_start_only(shop: Workshop, name: str) 
     assert script.wait_exit() == 1
     script._reader.join(5)
     assert script.output.startswith("not running: no pid files in "), script.output
+    assert not (shop.directory / "logs").exists(), "a log of a cluster that was not started"
     assert fails(shop, used).startswith(f"{name}: cannot ")
 
 
@@ -123,7 +124,8 @@ def test_c2_status_as_another_user(shop: Workshop, tmp_path: Path) -> None:
         if folder.owner() == "root" and not os.stat(folder).st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o011)
     # afterwards nothing can be imported where the interpreter's files are out of another user's reach
-    used = ("lambda m: (__import__('encodings.ascii'), os.setuid(65534)) if 'status' in sys.argv else None, "
+    used = ("lambda m: ([__import__(name) for name in ('encodings.ascii', 'logging.handlers', 'difflib')], "
+            "os.setuid(65534)) if 'status' in sys.argv else None, "
             "package.logger(), package.exceptions(), package.pidfiles(), package.repl(0), package.cli()")
     server = shop.script(SERVER.format(plugins=used)).ready()
     status = shop.run(*server.process.args, "status")
