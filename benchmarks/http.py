@@ -83,6 +83,8 @@ def servers() -> dict[str, tuple[str, list[str], set[str]]]:
     own = str(SERVED / "applications.py")
     return {
         "ours": ("gevent", [sys.executable, own, "ours", "{port}"], everything),
+        "ours-in-a-cluster": ("gevent", [sys.executable, "-m", "cluster", "serve", "applications:app", "--chdir", str(SERVED), "--workers", "1",
+                                         "--bind", "127.0.0.1:{port}", "--env", "production", "--set", "backlog=4096"], everything),
         "gunicorn-gevent": ("gunicorn", [*GUNICORN, "-k", "gevent", "--worker-connections", "10000", "-b", "127.0.0.1:{port}", "applications:app"], everything),
         "gunicorn-gthread": ("gunicorn", [*GUNICORN, "-k", "gthread", "--threads", "64", "--worker-connections", "10000", "-b", "127.0.0.1:{port}", "applications:app"], everything),
         "gunicorn-sync": ("gunicorn", [*GUNICORN, "-b", "127.0.0.1:{port}", "applications:app"], everything - {"sleep", "bare-5000"}),
@@ -116,7 +118,7 @@ class Running:
         conf.write_text(NGINX.format(dir=scratch, port=self.port))
         command = [part.format(port=self.port, conf=conf) for part in command]
         environ = {**os.environ, "PYTHONPATH": f"{SERVED}:{HERE.parent}"}
-        if name in ("ours", "gunicorn-gevent", "pywsgi"):
+        if name in ("ours", "ours-in-a-cluster", "gunicorn-gevent", "pywsgi"):
             environ["COOPERATIVE"] = "1"
         self.process = subprocess.Popen(
             ["taskset", "-c", core, *command], cwd=scratch, env=environ, stderr=subprocess.DEVNULL

@@ -34,8 +34,8 @@ WSGIApplication = Callable[..., Any]
 class InFlight(Protocol):
     """Where requests are noted while they run, for whoever wants to know what a stuck worker was doing."""
 
-    def begin(self, description: bytes) -> int:
-        """Note a request ("method target peer"); returns a token for `end`."""
+    def begin(self, description: bytes, now: float) -> int:
+        """Note a request ("method target peer") that begins *now* by the monotonic clock; returns a token for `end`."""
 
     def end(self, token: int) -> None:
         """Forget it."""

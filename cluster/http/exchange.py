@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent import GreenletExit
 
@@ -11,9 +11,6 @@ from . import counters as index
 from . import response
 from .errors import BodyError, ClientGone
 from .responding import Responding
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 #: the index of the histogram's counter by duration in microseconds, for those that are short
 _BUCKET = [index.LATENCY + index.bucket(microseconds / 1e6 + 1e-9) for microseconds in range(2048)]
@@ -34,7 +31,11 @@ class Exchange(Responding):
         about: dict[str, Any] | None = None
         try:
             if engine.in_flight is not None:
-                self._note(engine)
+                environ = self.environ
+                self.token = engine.in_flight.begin(
+                    f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']} {environ['REMOTE_ADDR']}".encode("latin-1"),
+                    self.started,
+                )
             if engine.observers:
                 about = self._about()
                 engine.observe("client request", about)
@@ -107,9 +108,3 @@ class Exchange(Responding):
         self.head_sent = True
         self._transmit(head if self.bodiless else head + text_body)
         self.complete = True
-
-    def _note(self, engine: Engine) -> None:
-        environ = self.environ
-        description = f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']} {environ['REMOTE_ADDR']}"
-        if engine.in_flight is not None:
-            self.token = engine.in_flight.begin(description.encode("latin-1", "replace"))

@@ -452,7 +452,7 @@ def test_in_flight_table(serve):
         def __init__(self):
             self.now, self.seen = {}, []
 
-        def begin(self, description):
+        def begin(self, description, now):
             self.seen.append(description)
             self.now[len(self.seen)] = description
             return len(self.seen)
