@@ -36,7 +36,7 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
     (stderr) are, taken against the script's directory; made when missing. *level*: the lowest that ``master.log``
     holds, ``debug``, ``info``, ``warning`` or ``error``. *format*: ``text``, or ``json`` for one object a line.
     SIGUSR1 opens the files anew. They are opened when the cluster starts, and one that cannot be written is an error
-    then; whoever only asks for the status of a cluster leaves no files behind. What `m.log` is given before waits until
+    then; whoever only asks for the status of a cluster leaves no logs behind. What `m.log` is given before waits until
     then. Raises `ConfigurationError` for wrong options.
     """
     folder = _options.path("logger", "directory", directory)
