@@ -44,7 +44,7 @@ class Connection(Receiving):
     def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
         self.binding = binding
         self.port = port
-        self._scanned = (0, 0)
+        self._scanned: tuple[int, ...] = ()
         super().__init__(engine, sock, peer)
 
     # --- receiving (in the hub) -----------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Connection(Receiving):
         if state == IDLE:
             self._on_head(self.buffer + data if self.buffer else data)
         elif state == HEAD:
-            self._on_head(self.buffer + data)
+            self._on_head(self.buffer + data, max(len(self.buffer) - 3, 0))
         elif state == RUNNING:
             self._on_data(data)
         elif state == COLLECT:
@@ -91,13 +91,16 @@ class Connection(Receiving):
         elif state == UNREAD:
             self._read_away(data)
 
-    def _on_head(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n") + 4
+    def _on_head(self, data: bytes, start: int = 0) -> None:
+        """A head has come, or a part of it; its end is not before `start`."""
+        end = data.find(b"\r\n\r\n", start) + 4
         if end == 3 or data[0] < 32:
-            if data[0] == 13 and not (data := _without_empty_lines(data)):
-                self.buffer = b""
-                return
-            end = data.find(b"\r\n\r\n") + 4
+            if data[0] == 13:
+                data = _without_empty_lines(data)
+                if not data:
+                    self.buffer = b""
+                    return
+                end = data.find(b"\r\n\r\n") + 4
             if end == 3:
                 self._on_partial_head(data)
                 return
@@ -139,12 +142,12 @@ class Connection(Receiving):
         if self.state == IDLE:
             self.state = HEAD
             self.deadline = monotonic() + self.engine.limits.timeouts.head
-            self._scanned = (0, 0)
+            self._scanned = ()
         fault, *scanned = first_fault(data, self.engine.limits, *self._scanned)
         if fault is not None:
             self.refuse(fault)
             return
-        self._scanned = (scanned[0], scanned[1])
+        self._scanned = tuple(scanned)
         self.buffer = data
 
     def _on_eof(self) -> None:

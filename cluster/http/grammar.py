@@ -93,11 +93,14 @@ def _field_fault(line: bytes) -> Refused | None:
 _TOO_LONG = (lambda: Refused(414, "request line too long"), lambda: Refused(431, "header field too long"))
 
 
-def first_fault(data: bytes, limits: Limits, start: int = 0, number: int = 0) -> tuple[Refused | None, int, int]:
+def first_fault(
+    data: bytes, limits: Limits, start: int = 0, number: int = 0, clean: int = 0
+) -> tuple[Refused | None, int, int, int]:
     """Look for the first fault in the lines of a head as far as it has come.
 
-    `start` is the offset of the first line not yet looked at and `number` how many lines came before it; both are
-    returned anew, so that a head which comes in many pieces is not looked at again from its beginning each time.
+    `start` is the offset of the first line not yet looked at, `number` how many lines came before it, and `clean` how
+    many bytes of it have been seen to be in order; all are returned anew, so that nothing of a head which comes in many
+    pieces is looked at twice.
 
     Faults are ordered by the byte at which they show, never by kind: what is refused, and how, must not depend on how
     the network cut the message.
@@ -112,18 +115,19 @@ def first_fault(data: bytes, limits: Limits, start: int = 0, number: int = 0) ->
         elif complete:
             line += b"\n"  # a bare line feed is a stray byte like others
         longest = limits.field if number else limits.request_line
-        if _STRAY(line, 0, longest):
-            return Refused(400, "control byte or bare line break"), start, number
+        if _STRAY(line, clean, longest):
+            return Refused(400, "control byte or bare line break"), start, number, clean
         if len(line) > longest:
-            return _TOO_LONG[number > 0](), start, number
+            return _TOO_LONG[number > 0](), start, number, clean
         if not complete:
-            return (Refused(431, "head too large") if len(data) > size else None), start, number
+            return (Refused(431, "head too large") if len(data) > size else None), start, number, len(line)
         if not line:
-            return None, start, number  # the end of the head
+            return None, start, number, 0  # the end of the head
         fault = _field_fault(line) if number else _request_line_fault(line)
         if fault is None and number > limits.fields:
             fault = Refused(431, "too many header fields")
         if fault is not None:
-            return fault, start, number
+            return fault, start, number, clean
         start = newline + 1
         number += 1
+        clean = 0

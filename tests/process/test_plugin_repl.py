@@ -335,8 +335,8 @@ def test_t3_the_program_in_a_terminal(shop: Workshop) -> None:
     see("'from a block'\n")
     type_in("1/0\n")
     see("ZeroDivisionError")
-    type_in("kept = 5\n")
-    see("cluster> ")
+    type_in("kept = 5; print('kept')\n")
+    see(r"\nkept\n(.*\n)*cluster> ")  # this prompt, not one from before: what is typed ahead outlives a signal
     type_in("def g(:")
     see(r"def g\(:")
     os.kill(client.pid, signal.SIGINT)
