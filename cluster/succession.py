@@ -114,9 +114,14 @@ class Succession:
         assert self._replacement is not None
         for listener in self._listeners:
             listener.handed_on = listener.key in taken
-        self._replacement.send_totals(self._totals())  # so that what it tells is never less than what we told
+        self.share(self._totals())
         self._settle(lambda result: result.succeed(self.pid))
         self._on_taken_over(self._signal)
+
+    def share(self, totals: dict[str, int]) -> None:
+        """These were told to somebody: what the new master tells must never be less, once it serves."""
+        if self._replacement is not None and self.done:
+            self._replacement.send_totals(totals)
 
     def _settle(self, tell: Callable[[Result], None]) -> None:
         waiting, self._waiting = self._waiting, []

@@ -34,6 +34,7 @@ from .signals import Watchers, name
 from .states import MASTER_MOVES, MasterState, move
 from .succession import Succession
 from .system import System
+from .takeover import Takeover
 from .workers.handle import WorkerHandle
 
 
@@ -91,6 +92,7 @@ class Supervisor:
             self._system, self._inbox, self.announcer, plan.listeners, plan.settings, self._gather, self._totals,
             self._end_workers, self._changed,
         )
+        self._takeover = Takeover(plan.predecessor, plan.taken, self.announcer, self.crew.scoreboard)
         self._close_timer: Timer | None = None
         self._close_results: list[Result] = []
         self._ended = False
@@ -119,8 +121,7 @@ class Supervisor:
     def _leave(self) -> None:
         self._go(MasterState.CLOSED, force=True)
         self._plan.listeners.close()
-        if self._plan.predecessor is not None:
-            self._plan.predecessor.close()
+        self._takeover.close()
         if self._watchers is not None:
             self._watchers.close()
         self.announcer.close()
@@ -170,9 +171,7 @@ class Supervisor:
                 f"this process runs {self._system.threads()} threads; forking workers from it is unsafe. "
                 "Start threads in the workers, or before them none"
             )
-        if self._plan.predecessor is not None:
-            self.crew.scoreboard.inherit(self._plan.predecessor.totals)
-            self._plan.predecessor.watch(self.crew.scoreboard.inherit, lambda: self.announcer.say("old master gone"))
+        self._takeover.begin()
         plan = self._plan
         Renewal(self._inbox, self.crew, plan.listeners, self._complaints, plan.tls, plan.base, plan.usable_tls)
         self._say_and_hold("start", (), self._fork_first)
@@ -196,22 +195,14 @@ class Supervisor:
     def _all_ready(self) -> None:
         self._go(MasterState.RUNNING)
         self.announcer.say("ready")
-        predecessor = self._plan.predecessor
-        if predecessor is None:
-            notify("READY=1", f"STATUS={self._status_line()}")
-            return
-        predecessor.tell_ready(self._plan.taken)
-        notify(f"MAINPID={self._system.pid()}\nREADY=1", f"STATUS={self._status_line()}")
-        self.announcer.say("restart", predecessor.data)
-
-    def _status_line(self) -> str:
-        return f"{self.crew.target} workers, generation {self.crew.generation}"
+        main = "" if self._takeover.pid is None else f"MAINPID={self._system.pid()}\n"
+        notify(f"{main}READY=1", f"STATUS={self.crew.target} workers, generation {self.crew.generation}")
+        self._takeover.ready()
 
     def _let_go(self) -> None:
         """In a forked child: the connections to other masters are not ours."""
-        for other in (self._plan.predecessor, self._succession):
-            if other is not None:
-                other.abandon()
+        self._takeover.abandon()
+        self._succession.abandon()
 
     # -- what comes in
 
@@ -367,7 +358,7 @@ class Supervisor:
         if mode == "reload" or reason is not None:
             self.reload(result)
             return
-        if self._plan.predecessor is not None and self.state is MasterState.STARTING:
+        if self._takeover.pid is not None and self.state is MasterState.STARTING:
             # were ours ready before we are, the old master would take our end for a failure, and serve on beside it
             self._succession.refuse(result, "this master has not taken over yet")
             return
@@ -468,7 +459,7 @@ class Supervisor:
     @property
     def predecessor_pid(self) -> int | None:
         """The old master's."""
-        return self._plan.predecessor.pid if self._plan.predecessor is not None else None
+        return self._takeover.pid
 
     @property
     def successor_pid(self) -> int | None:
@@ -481,6 +472,8 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""
         scoreboard = self.crew.scoreboard
+        totals = self._totals()
+        self._succession.share(totals)
         return {
             "state": self.state.value,
             "pid": self._system.pid(),
@@ -488,7 +481,7 @@ class Supervisor:
             "generation": self.crew.generation,
             "target": self.crew.target,
             "listeners": [str(listener) for listener in self._plan.listeners],
-            "totals": self._totals(),
+            "totals": totals,
             "workers": [
                 {
                     "id": worker.id, "pid": worker.pid, "uid": worker.uid, "generation": worker.generation,

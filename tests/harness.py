@@ -248,6 +248,14 @@ class Workshop:
         path = self.write(name, head + textwrap.dedent(body))
         return self.run(sys.executable, str(path), *arguments, **options)
 
+    def pids(self, directory: str = "pids") -> dict[str, int]:
+        """What the pid files say. One that goes at this moment is not there."""
+        found = {}
+        for path in (self.directory / directory).glob("*.pid"):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.stem] = int(path.read_text())
+        return found
+
     def run(self, *arguments: str, **options: Any) -> Script:
         """Run a command line."""
         script = Script(self.directory, list(arguments), **options)

@@ -37,11 +37,6 @@ def run(shop: Workshop, *words: str, code: int = 0) -> list[str]:
     return script.lines
 
 
-def pids(shop: Workshop) -> dict[str, int]:
-    """What the pid files say."""
-    return {path.stem: int(path.read_text()) for path in (shop.directory / "pids").glob("*.pid")}
-
-
 def started(shop: Workshop) -> Script:
     """The cluster itself: no argument, or one that is nobody's."""
     return shop.script(SERVER, "something", "else").ready()
@@ -64,7 +59,7 @@ def test_c1_not_running(shop: Workshop) -> None:
 def test_c1_c2_running(shop: Workshop) -> None:
     """C1, C2: every command on a running cluster; a plugin's command runs in the master."""
     server = started(shop)
-    now = pids(shop)
+    now = shop.pids()
     lines = [f"master {server.pid} alive", f"worker 0 {now['worker.0']} alive", f"worker 1 {now['worker.1']} alive"]
     assert run(shop, "status") == run(shop, "-s") == run(shop, "--status") == lines
     assert run(shop, "resize", "3") == ["resize: under way"]
@@ -79,8 +74,8 @@ def test_c1_c2_running(shop: Workshop) -> None:
     for word in ("restart", "-r"):
         old = server.pid
         run(shop, word)
-        eventually(lambda old=old: pids(shop)["master"] != old, "a new master")
-        server.pid = pids(shop)["master"]
+        eventually(lambda old=old: shop.pids()["master"] != old, "a new master")
+        server.pid = shop.pids()["master"]
         server.wait_for(f"EVENT {old} close")
     run(shop, "shutdown")
     server.assert_gone()

@@ -124,6 +124,7 @@ def test_w2_broken_code_under_load(shop: Workshop) -> None:
             shows(server, f"v{turn - 1}")
             shop.write("shop.py", page(f"v{turn}"))
             shows(server, f"v{turn}")
+            server.wait_for(r"EVENT \d+ reloaded", turn)  # its first worker answers before that
     end(server)
 
 

@@ -101,6 +101,27 @@ def test_s1_totals_under_load_never_go_down(shop: Workshop) -> None:
     server.assert_gone()
 
 
+def test_s1_a_new_master_is_asked_once_the_old_one_has_heard(shop: Workshop) -> None:
+    """S1: ready or not, it leaves the pid files to the old master until it has all that this one counted."""
+    server = shop.script(SERVER.format(listen=())).ready()
+    address, old = server.address(), server.pid
+    for _ in range(20):
+        fetch(address)
+    server.signal(signal.SIGHUP)
+    server.wait_for(rf"EVENT (?!{old} )\d+ start")
+    os.kill(old, signal.SIGSTOP)
+    server.wait_for(rf"EVENT (?!{old} )\d+ ready")
+    for _ in range(20):
+        fetch(address)
+    assert shop.pids()["master"] == old and not any(" restart {" in line for line in server.lines)
+    os.kill(old, signal.SIGCONT)
+    server.wait_for(r"EVENT \d+ old master gone")
+    server.pid = shop.pids()["master"]
+    assert server.pid != old and ask(shop, "stats")["totals"]["requests_total"] == 40
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+
+
 def test_s3_events_only_while_someone_listens(shop: Workshop) -> None:
     """S3: the four events with their data; a handler added later hears; without one nothing is sent."""
     names = ("client connection", "client disconnection", "client request", "client request complete")

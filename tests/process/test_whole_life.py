@@ -84,7 +84,7 @@ class Record:
 
     def __init__(self, shop: Workshop, server: Script) -> None:
         self._logs = shop.directory / "logs"
-        self._pids = shop.directory / "pids"
+        self._shop = shop
         self._server = server
         self._seen: dict[str, int] = {}
 
@@ -120,15 +120,11 @@ class Record:
             assert groups(lines) == groups(wanted[name]), (what, name)
         self._seen = {name: len(lines) for name, lines in self._all().items()}
         if pids is not None:
-            assert self.pids() == pids, what
-
-    def pids(self) -> dict[str, int]:
-        """What the pid files say."""
-        return {path.stem: int(path.read_text()) for path in self._pids.glob("*.pid")}
+            assert self._shop.pids() == pids, what
 
     def worker(self, pid: int) -> int:
         """The slot of a worker, by its pid file."""
-        return next(int(name.split(".")[1]) for name, found in self.pids().items() if found == pid)
+        return next(int(name.split(".")[1]) for name, found in self._shop.pids().items() if found == pid)
 
 
 def figures(text: str) -> dict[str, str]:
@@ -145,7 +141,7 @@ def test_every_line_of_a_whole_life(shop: Workshop) -> None:
 
     def family() -> dict[str, int]:
         """The pid files have to name the processes that there are, each once."""
-        found = record.pids()
+        found = shop.pids()
         assert found["master"] == server.pid
         assert sorted(pid for name, pid in found.items() if name != "master") == server.workers(), found
         return found
