@@ -17,6 +17,7 @@ from .events import Emitter
 from .inbox import Inbox
 from .respawn import Respawn
 from .scoreboard import NoRowLeft, Scoreboard
+from .signals import AT_ONCE
 from .signals import name as signal_name
 from .states import WorkerState
 from .system import System
@@ -28,10 +29,12 @@ MERCY = 0.5
 #: only after this many seconds: the signal may have gone to the whole process group (Ctrl-C does), and then ours, which
 #: ends the cluster, is about to arrive
 GROUP_SIGNAL_PAUSE = 0.05
+_SENT_TO_GROUPS = (signal.SIGTERM, signal.SIGINT)
 #: a worker whose channel has ended but that lives on after this many seconds is killed: nobody can manage it
 SILENT = 1.0
+#: seconds until the next try when a fork has failed
+FORK_PAUSE = 1.0
 
-_AT_ONCE = (signal.SIGTERM, signal.SIGINT)
 
 
 class Seat(NamedTuple):
@@ -40,7 +43,6 @@ class Seat(NamedTuple):
     slot: int
     uid: int
     generation: int
-    group: str
     row: int
     connection: Any
     scoreboard: Scoreboard
@@ -140,12 +142,10 @@ class Crew:
         """Fork one worker. In the child `ForkedChild` is raised. *timed*: kill it at the startup timeout."""
         uid = self._next_uid
         self._next_uid += 1
-        row = -1
-        worker = WorkerHandle(slot, uid, generation, "", row, self._system.now())
-        worker.clock = self._system.now
+        worker = WorkerHandle(slot, uid, generation, "", self._system.now)
         ends: tuple[Any, ...] = ()
         try:
-            worker.row = row = self.scoreboard.take()
+            worker.row = self.scoreboard.take()
             ends = ours, theirs = channel.pair()
             self._emitter.dispatch("before fork", worker)
             worker.started = self._system.now()
@@ -153,19 +153,19 @@ class Crew:
         except (OSError, NoRowLeft) as error:
             for end in ends:
                 end.close()
-            if row >= 0:
-                self.scoreboard.give_back(row)
+            if worker.row >= 0:
+                self.scoreboard.give_back(worker.row)
             reason = getattr(error, "strerror", None) or error
-            self._complaints.say(f"cannot fork a worker: {reason}; trying again in 1 s")
-            self._hold_back(("", slot), 1.0)
+            self._complaints.say(f"cannot fork a worker: {reason}; trying again in {FORK_PAUSE:g} s")
+            self._hold_back(("", slot), FORK_PAUSE)
             self._boarding.discard(uid)
             worker.go(WorkerState.DEAD)  # there is no process: pid 0 would mean our own group
             return worker
         if pid == 0:
-            raise self._in_child(Seat(slot, uid, generation, "", row, theirs, self.scoreboard), ours)
+            raise self._in_child(Seat(slot, uid, generation, worker.row, theirs, self.scoreboard), ours)
         theirs.close()
         worker.pid = pid
-        worker.notes = self.scoreboard.in_flight(row)
+        worker.notes = self.scoreboard.in_flight(worker.row)
         worker.channel = Channel(
             ours,
             lambda message: self._inbox.put(self._heard, worker, message),
@@ -194,24 +194,24 @@ class Crew:
 
     # -- ending
 
-    def retire(self, worker: WorkerHandle, number: int = signal.SIGQUIT) -> None:
+    def retire(self, worker: WorkerHandle, number: int) -> None:
         """Ask a worker to end with signal *number*; it is killed when it takes too long."""
         if not worker.alive:
             return
         if not worker.retiring:
             worker.go(WorkerState.RETIRING)
             self.scoreboard.serving[worker.row] = 0  # one that is stuck must not count in the mean of the others
-        elif number not in (signal.SIGKILL, *_AT_ONCE):
+        elif number not in AT_ONCE:
             return  # it is draining already
         for timer in worker.timers:
             timer.cancel()
         worker.timers.clear()
         self._kill(worker, number)
-        seconds = MERCY if number in _AT_ONCE else self._timeout
+        seconds = MERCY if number in AT_ONCE else self._timeout
         if seconds and number != signal.SIGKILL:
-            worker.timers.append(self._inbox.later(seconds, self._overdue, worker, seconds, number not in _AT_ONCE))
+            worker.timers.append(self._inbox.later(seconds, self._overdue, worker, seconds, number not in AT_ONCE))
 
-    def retire_all(self, number: int = signal.SIGQUIT) -> None:
+    def retire_all(self, number: int) -> None:
         """`retire` every worker, old and new."""
         for worker in list(self.members.values()):
             self.retire(worker, number)
@@ -235,7 +235,7 @@ class Crew:
         worker.reaped = True
         if worker.channel is not None:
             worker.channel.read_rest()  # what it said before it ended comes first
-        group = status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _AT_ONCE)
+        group = status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _SENT_TO_GROUPS)
         if group and not worker.retiring:
             self._inbox.later(GROUP_SIGNAL_PAUSE, self._ended, worker, status)
         else:

@@ -39,6 +39,8 @@ OWN_VARIABLES = (HANDOVER, "CLUSTER_MASTER_PID", "CLUSTER_WORKER")
 _HELLO = 10.0
 #: seconds that a replacement which is no longer wanted has to end after SIGTERM
 _MERCY = 2.0
+#: seconds that the other master's last words, or its end, may take to arrive
+_LAST_WORDS = 1.0
 
 
 def command_line() -> list[str]:
@@ -109,7 +111,7 @@ class Replacement:
         if self._channel is not None and self._channel.open:
             self._channel.send({"t": "totals", "totals": totals})
             if last:
-                self._channel.flush(1.0)
+                self._channel.flush(_LAST_WORDS)
         if last:
             self._finish()
 
@@ -143,7 +145,7 @@ class Replacement:
 
     def _lost(self, reason: str) -> None:
         # most often it is about to end, and how it ended tells more
-        self._inbox.later(1.0, self._fail, f"the new master does not talk to us any more ({reason})")
+        self._inbox.later(_LAST_WORDS, self._fail, f"the new master does not talk to us any more ({reason})")
 
     def _late(self, timeout: float) -> None:
         self._fail(f"the new master was not ready after {timeout:g} s")

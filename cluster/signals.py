@@ -26,6 +26,9 @@ DEFAULT_MEANING: dict[str, str | None] = {
 #: ignored by workers, so that a signal to the whole process group acts once, through the master
 IGNORED_BY_WORKERS = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU")
 
+#: end a worker at once, busy or not; all others let it finish what it is doing
+AT_ONCE = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+
 _UNCATCHABLE = ("SIGKILL", "SIGSTOP", "SIGCHLD")
 
 

@@ -36,6 +36,9 @@ MASTER_MOVES: dict[MasterState, frozenset[MasterState]] = {
     MasterState.CLOSED: frozenset(),
 }
 
+#: those in which nobody has asked for the end yet
+SERVING = frozenset({MasterState.STARTING, MasterState.RUNNING})
+
 WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.STARTING: frozenset({WorkerState.CONNECTED, WorkerState.RETIRING, WorkerState.DEAD}),
     WorkerState.CONNECTED: frozenset({WorkerState.READY, WorkerState.RETIRING, WorkerState.DEAD}),

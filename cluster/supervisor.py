@@ -30,8 +30,8 @@ from .renewal import Renewal
 from .restart import Predecessor
 from .results import Result
 from .scoreboard import ROWS
-from .signals import Watchers, name
-from .states import MASTER_MOVES, MasterState, move
+from .signals import AT_ONCE, Watchers, name
+from .states import MASTER_MOVES, SERVING, MasterState, move
 from .succession import Succession
 from .system import System
 from .takeover import Takeover
@@ -249,7 +249,7 @@ class Supervisor:
             self._unsettled.append((result, reached))
 
     def _ending(self, result: Result) -> bool:
-        if self._close_timer is not None or self.state not in (MasterState.STARTING, MasterState.RUNNING):
+        if self._close_timer is not None or self.state not in SERVING:
             result.fail("the cluster is closing")
             return True
         return False
@@ -268,7 +268,7 @@ class Supervisor:
 
     # -- how many
 
-    def resize(self, result: Result, count: int, number: int = signal.SIGQUIT) -> None:
+    def resize(self, result: Result, count: int, number: int) -> None:
         """Have *count* workers."""
         self._in_turn(result, lambda: self._resize(result, count, number))
 
@@ -319,7 +319,7 @@ class Supervisor:
 
     # -- new workers
 
-    def reload(self, result: Result, number: int = signal.SIGQUIT) -> None:
+    def reload(self, result: Result, number: int) -> None:
         """Replace the workers by a new generation."""
         if self._ending(result):
             return
@@ -349,14 +349,14 @@ class Supervisor:
 
     # -- a new master
 
-    def restart(self, result: Result, number: int = signal.SIGQUIT) -> None:
+    def restart(self, result: Result, number: int) -> None:
         """Replace the master; the old workers then end by signal *number*."""
         if self._ending(result):
             return
         mode = self._settings["restart"]
         reason = host.why_master_must_stay() if mode == "auto" else None
         if mode == "reload" or reason is not None:
-            self.reload(result)
+            self.reload(result, number)
             return
         if self._takeover.pid is not None and self.state is MasterState.STARTING:
             # were ours ready before we are, the old master would take our end for a failure, and serve on beside it
@@ -375,34 +375,34 @@ class Supervisor:
 
     # -- the end
 
-    def close(self, result: Result, number: int = signal.SIGQUIT) -> None:
+    def close(self, result: Result) -> None:
         """End: in-flight requests finish, then the master goes, too."""
-        if self.state in (MasterState.STARTING, MasterState.RUNNING):
+        if self.state in SERVING:
             self._close_results.append(result)
             delay = self._settings["close delay"]
             if self._close_timer is not None:  # asked for a second time: cut the delay short
                 self._close_timer.cancel()
-                self._stop_serving(number)
+                self._stop_serving()
             elif delay:
                 self.announcer.say("closing")
                 notify("STOPPING=1")
                 self._succession.cancel("the cluster is closing")
-                self._close_timer = self._inbox.later(delay, self._stop_serving, number)
+                self._close_timer = self._inbox.later(delay, self._stop_serving)
             else:
-                self._end_workers(number)
+                self._end_workers(signal.SIGQUIT)
         elif self._ended:
             result.succeed()
         else:
             self._close_results.append(result)
 
-    def _stop_serving(self, number: int) -> None:
-        if self.state in (MasterState.STARTING, MasterState.RUNNING):
-            self._end_workers(number)
+    def _stop_serving(self) -> None:
+        if self.state in SERVING:
+            self._end_workers(signal.SIGQUIT)
 
     def destroy(self, result: Result) -> None:
         """End at once: SIGTERM, and SIGKILL half a second later."""
         self._close_results.append(result)
-        if self.state in (MasterState.STARTING, MasterState.RUNNING):
+        if self.state in SERVING:
             self._end_workers(signal.SIGTERM)
         elif self.state is MasterState.CLOSING:
             self._go(MasterState.DESTROYING)
@@ -420,8 +420,7 @@ class Supervisor:
         if not self._succession.done:
             notify("STOPPING=1")
             self._succession.cancel("the cluster is closing")
-        self._go(MasterState.DESTROYING if number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-                 else MasterState.CLOSING)
+        self._go(MasterState.DESTROYING if number in AT_ONCE else MasterState.CLOSING)
         self.crew.maintaining = False
         if self._reload is not None:
             self._reload.abandon("the cluster is closing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..channel import Channel
@@ -15,19 +16,20 @@ from ..states import WORKER_MOVES, WorkerState, move
 class WorkerHandle:
     """One worker. ``id`` is its slot (stable over respawns), ``uid`` never repeats, ``pid`` is the process."""
 
-    def __init__(self, slot: int, uid: int, generation: int, group: str, row: int, now: float) -> None:
+    def __init__(self, slot: int, uid: int, generation: int, group: str, clock: Callable[[], float]) -> None:
         self.id = slot
         self.uid = uid
         self.generation = generation
         self.group = group
-        self.row = row
+        #: of the scoreboard; -1 while it has none
+        self.row = -1
         self.pid = 0
         self.state = WorkerState.STARTING
         #: the process is gone; its pid means nothing any more
         self.reaped = False
         self.channel: Channel | None = None
         self.notes: InFlight | None = None
-        self.started = now
+        self.started = clock()
         self.ended: float | None = None
         #: seconds from the fork to being ready; None while it is not
         self.boot_time: float | None = None
@@ -37,12 +39,13 @@ class WorkerHandle:
         #: what it had in flight when it ran out of time
         self.last_words: list[tuple[float, str]] | None = None
         self.watcher: Any = None
-        self.clock: Any = None
+        self._clock = clock
+        self._status = 0
 
     @property
     def uptime(self) -> float:
         """Seconds since the fork, until now or until its end."""
-        return float((self.ended if self.ended is not None else self.clock()) - self.started)
+        return float((self.ended if self.ended is not None else self._clock()) - self.started)
 
     @property
     def alive(self) -> bool:
@@ -95,7 +98,7 @@ class WorkerHandle:
             return self.last_words
         if self.notes is None or not self.alive:
             return []
-        now = self.clock()
+        now = self._clock()
         return [(now - began, what) for began, what in self.notes.read()]
 
     def __repr__(self) -> str:

@@ -54,6 +54,19 @@ def test_r4_new_ones_are_ready_before_old_ones_go_and_new_code_runs(shop: Worksh
     server.wait_exit()
 
 
+def test_o1_restart_that_becomes_a_reload_keeps_its_signal(shop: Workshop) -> None:
+    """O1, R5: `restart(signal)` ends the old workers by that signal also where it is a reload."""
+    server = shop.script("""
+m = trace(cluster("app:app").set(workers=1, restart="reload"))
+m.on("worker removed", lambda worker: say("ENDED", worker.exit_code, worker.signal))
+m.once("ready", lambda: m.restart("SIGTERM"))
+m.listen(0, "127.0.0.1")
+""").ready()
+    assert server.wait_for(r"^ENDED (.*)")[1] == "None SIGTERM"
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
 @pytest.mark.parametrize("fault", ["1 / 0", "import os; os._exit(4)", "import gevent; gevent.sleep(60)"])
 def test_r4_roll_back(shop: Workshop, fault: str) -> None:
     """R4: a new generation that dies or is not ready in time is dropped; the old pids go on; a fix works."""
