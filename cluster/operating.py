@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 
 from . import narration
+from .counters import quantile
 from .errors import RemoteError
-from .http.counters import quantile
 from .remote import SOCKET, NotRunning, Process, Remote, processes
 from .signals import DEFAULT_MEANING
 from .signals import name as signal_name

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from . import operating, remote
+from .counters import quantile
 from .errors import ClusterError
-from .http.counters import quantile
 
 #: how long a command waits until it is done, in seconds
 WAIT = 120.0

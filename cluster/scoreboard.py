@@ -11,22 +11,8 @@ import struct
 import time
 from collections.abc import Sequence
 
-#: counters of a row; the part that a server counts comes first, in the order that `cluster.http.counters` has too
-HISTOGRAM_BUCKETS = 64
-SERVER_FIELDS = (
-    "connections_active",
-    "connections_total",
-    "requests_active",
-    "requests_total",
-    "bytes_received",
-    "bytes_sent",
-    "responses_1xx",
-    "responses_2xx",
-    "responses_3xx",
-    "responses_4xx",
-    "responses_5xx",
-    *(f"latency_{n:02}" for n in range(HISTOGRAM_BUCKETS)),
-)
+from .counters import CONNECTIONS_ACTIVE, NAMES, SIZE
+
 #: counters that fall to 0 with their worker; all others go on in the totals
 ACTIVE_FIELDS = frozenset({"connections_active", "requests_active"})
 
@@ -48,24 +34,23 @@ class Scoreboard:
     """Anonymous shared memory, made by the master before the first fork; pages cost memory once they are used."""
 
     def __init__(self, rows: int = ROWS) -> None:
-        width = len(SERVER_FIELDS)
         head = rows + 8
-        words = head + rows * width
+        words = head + rows * SIZE
         self._memory = mmap.mmap(-1, words * _WORD + rows * NOTES * NOTE_BYTES)
         view = memoryview(self._memory)
         self._words = view[: words * _WORD].cast("Q")
         #: connections that each worker has open
-        self.active = self._words[head + SERVER_FIELDS.index("connections_active") :: width]
+        self.active = self._words[head + CONNECTIONS_ACTIVE :: SIZE]
         #: 1 for a worker that accepts connections
         self.serving = self._words[:rows]
         self._shared = self._words[rows:head]
-        self._rows = [self._words[head + n * width : head + (n + 1) * width] for n in range(rows)]
+        self._rows = [self._words[head + n * SIZE : head + (n + 1) * SIZE] for n in range(rows)]
         notes = view[words * _WORD :]
         size = NOTES * NOTE_BYTES
         self._notes = [notes[n * size : (n + 1) * size] for n in range(rows)]
         self._free = list(range(rows - 1, -1, -1))
         #: what workers that are gone counted
-        self.totals: dict[str, int] = dict.fromkeys(SERVER_FIELDS, 0)
+        self.totals: dict[str, int] = dict.fromkeys(NAMES, 0)
         #: what the masters before this one counted
         self._inherited: dict[str, int] = {}
 
@@ -94,7 +79,7 @@ class Scoreboard:
     def give_back(self, row: int) -> None:
         """Add the row's totals to those of workers that are gone, and clear it (master, after the worker's death)."""
         counters = self._rows[row]
-        for index, field in enumerate(SERVER_FIELDS):
+        for index, field in enumerate(NAMES):
             if field not in ACTIVE_FIELDS:
                 self.totals[field] += counters[index]
             counters[index] = 0
@@ -104,18 +89,18 @@ class Scoreboard:
         self._free.sort(reverse=True)
 
     def counters(self, row: int) -> memoryview:
-        """The server's counters of a row, in the order of `SERVER_FIELDS`."""
+        """The server's counters of a row, as `counters` has them."""
         return self._rows[row]
 
     def read(self, row: int) -> dict[str, int]:
         """A row as a mapping."""
-        return dict(zip(SERVER_FIELDS, self._rows[row], strict=True))
+        return dict(zip(NAMES, self._rows[row], strict=True))
 
     def sums(self, rows: Sequence[int]) -> dict[str, int]:
         """Totals of workers that live (*rows*), that are gone, and of earlier masters; active ones of the living."""
         sums = {field: value + self._inherited.get(field, 0) for field, value in self.totals.items()}
         for row in rows:
-            for index, field in enumerate(SERVER_FIELDS):
+            for index, field in enumerate(NAMES):
                 sums[field] += self._rows[row][index]
         return sums
 

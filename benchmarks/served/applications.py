@@ -42,7 +42,8 @@ def serve_ours(port: int) -> None:
     import mmap
     import socket
 
-    from cluster.http import HTTPServer, counters
+    from cluster import counters
+    from cluster.http import HTTPServer
 
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

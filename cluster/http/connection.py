@@ -17,7 +17,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import counters as index
+from .. import counters as index
 from . import response
 from .errors import BodyError, ClientGone, Refused, WriteStalled
 from .exchange import Exchange

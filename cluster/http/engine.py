@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent.hub import get_hub
 
-from . import counters as index
+from .. import counters as index
 from .body import EmptyBody
 from .limits import Limits
 from .pool import Pool

@@ -7,7 +7,7 @@ from typing import Any
 
 from gevent import GreenletExit
 
-from . import counters as index
+from .. import counters as index
 from . import response
 from .errors import BodyError, ClientGone
 from .responding import Responding

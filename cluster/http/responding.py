@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import counters as index
+from .. import counters as index
 from . import response
 from .body import StreamedBody
 from .errors import BodyError, ClientGone, ResponseError

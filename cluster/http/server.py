@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
-from . import counters as index
+from .. import counters as index
 from . import response
 from . import tls as _tls
 from .binding import Binding

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.hub import Waiter
 
-from . import counters as index
+from .. import counters as index
 from .errors import ClientGone
 from .limits import UNLIMITED
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import narration
-from ..http.counters import bounds, quantile
+from ..counters import bounds, quantile
 from ..operating import histogram
 from ._functions import define
 

@@ -13,8 +13,8 @@ import gevent
 import psutil
 
 from .. import host, narration
+from ..counters import quantile
 from ..errors import ChannelError, RemoteError
-from ..http.counters import quantile
 from ..operating import histogram
 from ._functions import define
 

@@ -11,13 +11,10 @@ import gevent.event
 from gevent.server import StreamServer
 from gevent.socket import socket as gevent_socket
 
+from .. import counters as index
 from ..listeners import Listener
-from ..scoreboard import SERVER_FIELDS
 from .accepting import Accepting
 from .context import Context
-
-_ACTIVE = SERVER_FIELDS.index("connections_active")
-_TOTAL = SERVER_FIELDS.index("connections_total")
 
 #: a gevent server, the listeners it serves, and what ends its idle connections when it drains
 Served = tuple[Any, list[Listener], "Callable[[float], None]"]
@@ -95,8 +92,8 @@ class GeventAdapter:
         family, kind, protocol = listening.family, listening.type, listening.proto
 
         def handle(descriptor: int, address: Any) -> None:
-            self._counters[_ACTIVE] += 1
-            self._counters[_TOTAL] += 1
+            self._counters[index.CONNECTIONS_ACTIVE] += 1
+            self._counters[index.CONNECTIONS_TOTAL] += 1
             connection = gevent_socket(family, kind, protocol, fileno=descriptor)
             if self._context.observers:
                 remote = self._remotes[id(connection)] = _remote(address)
@@ -113,7 +110,7 @@ class GeventAdapter:
         return handle
 
     def _released(self) -> None:
-        self._counters[_ACTIVE] -= 1
+        self._counters[index.CONNECTIONS_ACTIVE] -= 1
         if self._draining and not self.connections():
             self._all_closed.set()
 
@@ -125,7 +122,7 @@ class GeventAdapter:
 
     def connections(self) -> int:
         """How many are open."""
-        return int(self._counters[_ACTIVE])
+        return int(self._counters[index.CONNECTIONS_ACTIVE])
 
     def drain(self, grace: float) -> None:
         """Stop accepting and block until all connections have ended."""

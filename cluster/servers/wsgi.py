@@ -12,17 +12,11 @@ import gevent
 import gevent.monkey
 from gevent.pywsgi import WSGIHandler
 
-from ..http.counters import bucket
+from .. import counters as index
 from ..listeners import Listener
-from ..scoreboard import SERVER_FIELDS
 from .context import Context, describe
 
 _poll = gevent.monkey.get_original("select", "poll")
-_ACTIVE = SERVER_FIELDS.index("requests_active")
-_TOTAL = SERVER_FIELDS.index("requests_total")
-_SENT = SERVER_FIELDS.index("bytes_sent")
-_FIRST_CLASS = SERVER_FIELDS.index("responses_1xx")
-_FIRST_BUCKET = SERVER_FIELDS.index("responses_5xx") + 1
 
 
 def _server_name(listener: Listener) -> dict[str, str]:
@@ -109,20 +103,20 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
         tracker = self.tracker
         counters = tracker.counters
         token = tracker.context.in_flight.begin(describe(self.environ))
-        counters[_ACTIVE] += 1
-        counters[_TOTAL] += 1
+        counters[index.REQUESTS_ACTIVE] += 1
+        counters[index.REQUESTS_TOTAL] += 1
         if tracker.context.observers:
             tracker.context.observe("client request", self._about())
         began = time.monotonic()
         try:
             super().handle_one_response()
         finally:
-            counters[_FIRST_BUCKET + bucket(time.monotonic() - began)] += 1
-            counters[_ACTIVE] -= 1
-            counters[_SENT] += self.response_length or 0
+            counters[index.LATENCY + index.bucket(time.monotonic() - began)] += 1
+            counters[index.REQUESTS_ACTIVE] -= 1
+            counters[index.BYTES_SENT] += self.response_length or 0
             category = abs(getattr(self, "code", 0) or 0) // 100
             if 1 <= category <= 5:
-                counters[_FIRST_CLASS + category - 1] += 1
+                counters[index.RESPONSES + category] += 1
             tracker.context.in_flight.end(token)
             if tracker.context.observers:
                 tracker.context.observe("client request complete", {

@@ -14,9 +14,9 @@ import pytest
 from gevent import socket as gsocket
 from greenlet import greenlet
 
+from cluster import counters as index
 from cluster.errors import ConfigurationError
 from cluster.http import HTTPServer, Limits, Timeouts
-from cluster.http import counters as index
 
 TEXT = [("Content-Type", "text/plain")]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -11,8 +11,8 @@ import gevent.event
 import http_helpers as helpers
 import pytest
 
+from cluster import counters as index
 from cluster.http import AccessLog, ClientGone, Limits, Timeouts
-from cluster.http import counters as index
 
 TEXT = [("Content-Type", "text/plain")]
 GET = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from cluster.http.counters import BUCKETS, bucket
+from cluster.counters import BUCKETS, bucket
 from cluster.plugins.responsetimes import summary
 
 
