@@ -355,11 +355,12 @@ def test_h10_attack_beside_an_honest_client(process, attack):
     try:
         with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
             reader = helpers.Reader(sock)
-            while attacker.poll() is None and len(waits) < 600:
+            while attacker.poll() is None and len(waits) < 200:
                 started = time.monotonic()
                 sock.sendall(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n")
                 most = max(most, int(reader.next().body))
-                waits.append(time.monotonic() - started)
+                if most > 500:
+                    waits.append(time.monotonic() - started)
                 threading.Event().wait(0.01)
     finally:
         attacker.terminate()
@@ -368,7 +369,7 @@ def test_h10_attack_beside_an_honest_client(process, attack):
     print(
         f"{attack}: {most} connections, {len(waits)} answers, worst {waits[-1] * 1000:.1f} ms, median {waits[len(waits) // 2] * 1000:.1f} ms"
     )
-    assert most > 500 and len(waits) > 100
+    assert len(waits) == 200
     # the worst but for what another program on the machine may have caused
     assert waits[int(len(waits) * 0.99)] < 0.1
 

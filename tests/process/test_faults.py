@@ -31,7 +31,8 @@ REFUSING = dedent("""
 def test_refused_at_the_start_it_tries_again(shop: Workshop, refused: str) -> None:
     """Nothing can be forked at first: said, tried again, and ready in the end."""
     shop.write(refused, "")
-    server = shop.script(REFUSING + 'trace(cluster("app:app").set(workers=2)).listen(0, "127.0.0.1")\n')
+    server = shop.script(REFUSING + 'from cluster import crew\ncrew.FORK_PAUSE = 0.1\n'
+                         'trace(cluster("app:app").set(workers=2)).listen(0, "127.0.0.1")\n')
     server.wait_for("cannot fork a worker: ")
     os.unlink(shop.directory / refused)
     server.ready()
@@ -299,7 +300,8 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
                 gevent.spawn(fail)
             return other(environ, start_response)
     """)
-    server = shop.script('trace(cluster("failing:app").set(workers=1, timeout=0.5)).listen(0, "127.0.0.1")\n').ready()
+    server = shop.script('from cluster.workers import runtime\nruntime.AFTER_MASTER = 0.1\n'
+                         'trace(cluster("failing:app").set(workers=1, timeout=0.3)).listen(0, "127.0.0.1")\n').ready()
     (worker,) = server.workers()
     with connect(server.address()) as connection:
         connection.sendall(b"GET /sleep/100 HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -315,16 +317,21 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
 
 
 def test_a_restart_while_closing_is_delayed_is_refused(shop: Workshop) -> None:
-    """Asked to close, it closes; a new master would go on."""
+    """Asked to close, it closes; a new master would go on. A second request cuts the delay short."""
     server = shop.script("""
         m = cluster("app:app")
-        m.set({"workers": 1, "restart threshold": 0, "restart": "master", "close delay": 3})
+        m.set({"workers": 1, "restart threshold": 0, "restart": "master", "close delay": 60})
+        @m.once("closing")
+        def ask():
+            try:
+                m.restart().wait(30)
+            except package.OperationFailed as error:
+                say("REFUSED", error)
         trace(m).listen(0, "127.0.0.1")
     """).ready()
-    server.wait_for(r"EVENT \d+ ready")
     server.signal(signal.SIGQUIT)
-    server.wait_for(r"EVENT \d+ closing")
-    server.signal(signal.SIGHUP)
+    server.wait_for("^REFUSED restart: the cluster is closing$")
+    server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
     assert "restarting" not in server.output
     server.assert_gone()

@@ -15,7 +15,7 @@ from cluster.errors import RemoteError
 from ..harness import DEADLINE, Script, Workshop, eventually
 
 SERVER = """
-m = cluster("app:app").set(workers=2, restart_threshold=0).use(package.pidfiles())
+m = cluster("app:app").set(workers=2, restart_threshold=0, abort_deaths=4).use(package.pidfiles())
 m.on("pidfile", lambda path, pid: say("PIDFILE", os.path.relpath(path), pid))
 m.on("worker pidfile", lambda worker, path: say("WORKER PIDFILE", os.path.relpath(path), worker.pid))
 say("AT ONCE", os.path.relpath(m.pidfiles), os.path.isdir(m.pidfiles), m.pidof("master"))

@@ -19,10 +19,10 @@ trace(m).listen(0, "127.0.0.1")
 """
 
 
-def run(shop: Workshop, *words: str, code: int = 0) -> str:
-    """What ``cluster WORDS`` prints."""
+def run(shop: Workshop, *words: str, code: int = 0, module: str = "cluster") -> str:
+    """What ``cluster WORDS`` prints. *module*: what to run in its place."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTER_")}
-    done = subprocess.run([sys.executable, "-m", "cluster", *words], cwd=shop.directory, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", module, *words], cwd=shop.directory, capture_output=True, text=True,
                           timeout=DEADLINE, env=environment, stdin=subprocess.DEVNULL)
     assert done.returncode == code, done
     return done.stdout + done.stderr
@@ -124,7 +124,8 @@ def test_a_stuck_master(shop: Workshop) -> None:
     """A master that does not answer: status says what the pid files tell, in both forms."""
     server = shop.script(SERVER).ready()
     server.signal(signal.SIGSTOP)
-    found = json.loads(run(shop, "status", "--json"))
+    shop.write("hurried.py", "from cluster import program, remote\nremote.ANSWER = 0.3\nprogram.main()\n")
+    found = json.loads(run(shop, "status", "--json", module="hurried"))
     assert found["answers"] is False
     assert found["processes"][0] == {"worker": None, "pid": server.pid, "alive": True} and len(found["processes"]) == 3
     server.signal(signal.SIGCONT)
