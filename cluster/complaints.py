@@ -36,9 +36,13 @@ class Complaints:
 
         Whoever has just started it looks at the terminal.
         """
-        self.say(text)
+        self._print(f"cluster: {text}")
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """In the log, when there is one: stderr learns of it in another way."""
         if self.sink is not None:
-            self._print(f"cluster: {text}")
+            self._write(text)
 
     def traceback(self, text: str) -> None:
         """A worker ended because of *text* (a traceback, or one line)."""

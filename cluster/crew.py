@@ -337,6 +337,20 @@ class Crew:
 
     # -- signals
 
+    def by_slot(self) -> list[WorkerHandle]:
+        """All, old and new, in the order in which they are shown."""
+        return sorted(self.members.values(), key=lambda worker: (worker.id, worker.uid))
+
+    def status(self) -> list[dict[str, Any]]:
+        """What each of them is, and what it has counted."""
+        return [
+            {
+                "id": worker.id, "pid": worker.pid, "uid": worker.uid, "generation": worker.generation,
+                "state": worker.state.value, "uptime": worker.uptime, **self.scoreboard.read(worker.row),
+            }
+            for worker in self.by_slot()
+        ]
+
     def signal_all(self, number: int) -> None:
         """Send a signal to every worker, and nothing else."""
         self._announcer.say("kill", signal_name(number))

@@ -14,7 +14,7 @@ import gevent.monkey
 
 from . import certificates, host, importer, restart, servers, signals
 from .crew import ForkedChild
-from .errors import BindError
+from .errors import BindError, ClusterError
 from .importer import Target
 from .kinds import classify
 from .listeners import Listeners
@@ -64,8 +64,9 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     try:
         for check in master._start_checks:
             check(predecessor is not None)
-    except BaseException:
+    except BaseException as error:
         listeners.give_up(taken)
+        master._complaints.log(str(error) if isinstance(error, ClusterError) else repr(error))
         raise
     identity = master.identity()
     plan = Plan(

@@ -132,7 +132,7 @@ class Operations:
         """The workers that are alive, by slot, as `WorkerHandle`; empty in a worker."""
         if self._supervisor is None or self.is_worker:
             return []
-        return sorted(self._supervisor.crew.members.values(), key=lambda worker: (worker.id, worker.uid))
+        return list(self._supervisor.crew.by_slot())
 
     @property
     def addresses(self) -> list[str]:

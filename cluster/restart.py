@@ -18,8 +18,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import gevent
-import gevent.event
 import gevent.monkey
 
 from . import channel
@@ -57,6 +55,7 @@ class Replacement:
         inbox: Inbox,
         on_ready: Callable[[list[str]], None],
         on_failed: Callable[[str], None],
+        on_reopen: Callable[[], None],
     ) -> None:
         self.pid = 0
         #: it serves now
@@ -65,6 +64,7 @@ class Replacement:
         self._inbox = inbox
         self._on_ready = on_ready
         self._on_failed = on_failed
+        self._on_reopen = on_reopen
         self._channel: Channel | None = None
         self._watcher: Any = None
         self._timer: Timer | None = None
@@ -115,6 +115,11 @@ class Replacement:
         if last:
             self._finish()
 
+    def reopen_logs(self) -> None:
+        """Whoever rotates logs knows of one master; both write to them."""
+        if self._channel is not None and self._channel.open:
+            self._channel.send({"t": "reopen logs"})
+
     def cancel(self) -> None:
         """It is not wanted any more."""
         if not self._over:
@@ -124,6 +129,8 @@ class Replacement:
     def _heard(self, message: Message) -> None:
         if message["t"] == "ready":
             self._inbox.put(self._became_ready, [str(key) for key in message.get("taken", ())])
+        elif message["t"] == "reopen logs":
+            self._inbox.put(self._on_reopen)
 
     def _became_ready(self, taken: list[str]) -> None:
         if self._over or self.ready or not self._alive:  # one that has died since cannot take over
@@ -186,30 +193,42 @@ class Predecessor:
         self.data: dict[str, Any] = dict(hello.get("data", {}))
         #: what it had counted when it started us; newer figures come with messages
         self.totals: dict[str, int] = dict(hello.get("totals", {}))
-        #: set once the old master has gone
-        self.gone: Any = gevent.event.Event()
+        #: it has ended
+        self.gone = False
         self._connection = connection
         self._channel: Channel | None = None
 
-    def watch(self, on_totals: Callable[[dict[str, int]], None], on_gone: Callable[[], None]) -> None:
+    def watch(
+        self, on_totals: Callable[[dict[str, int]], None], on_gone: Callable[[], None], on_reopen: Callable[[], None]
+    ) -> None:
         """Begin to listen to it, on this hub."""
 
         def went(reason: str) -> None:
-            self.gone.set()
+            self.gone = True
             on_gone()
 
         def heard(message: Message) -> None:
             if message["t"] == "totals":
                 on_totals(dict(message.get("totals", {})))
+            elif message["t"] == "reopen logs":
+                on_reopen()
 
         self._channel = Channel(self._connection, heard, went)
         self._channel.start()
 
     def tell_ready(self, taken: Iterable[str]) -> None:
-        """All workers are ready: the old master may go. When it has gone already, nobody needs to know."""
+        """All workers are ready: the old master may go."""
+        self._tell({"t": "ready", "taken": sorted(taken)})
+
+    def reopen_logs(self) -> None:
+        """Whoever rotates logs knows of one master; both write to them."""
+        self._tell({"t": "reopen logs"})
+
+    def _tell(self, message: Message) -> None:
+        """When it has gone already, nobody needs to know."""
         try:
             if self._channel is not None:
-                self._channel.send({"t": "ready", "taken": sorted(taken)})
+                self._channel.send(message)
         except ChannelError:
             pass
 

@@ -19,7 +19,8 @@ class Succession:
     """At most one replacement at a time, for all who ask while it is on its way.
 
     *gather* emits `restarting` with a dictionary and calls back with it when the handlers are done; *totals* are what
-    this master has counted; *on_taken_over* gets the signal by which the old workers are to end.
+    this master has counted; *on_taken_over* gets the signal by which the old workers are to end; *on_reopen*: the new
+    master was told to open its logs anew.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Succession:
         totals: Callable[[], dict[str, int]],
         on_taken_over: Callable[[int], None],
         on_failed: Callable[[], None],
+        on_reopen: Callable[[], None],
     ) -> None:
         self._system = system
         self._inbox = inbox
@@ -44,6 +46,7 @@ class Succession:
         self._totals = totals
         self._on_taken_over = on_taken_over
         self._on_failed = on_failed
+        self._on_reopen = on_reopen
         self._waiting: list[Result] = []
         self._signal: int = signal.SIGQUIT
         self._replacement: Replacement | None = None
@@ -97,7 +100,7 @@ class Succession:
     def _start(self, result: Result, data: dict[str, Any]) -> None:
         if not self._waits_for(result):
             return  # given up meanwhile
-        self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._failed)
+        self._replacement = Replacement(self._system, self._inbox, self._taken_over, self._failed, self._on_reopen)
         try:
             self._replacement.start(self._listeners, data, self._totals(), self._timeout)
         except (OSError, ChannelError) as error:
@@ -122,6 +125,11 @@ class Succession:
         """These were told to somebody: what the new master tells must never be less, once it serves."""
         if self._replacement is not None and self.done:
             self._replacement.send_totals(totals)
+
+    def reopen_logs(self) -> None:
+        """The new master's logs were renamed, too."""
+        if self._replacement is not None:
+            self._replacement.reopen_logs()
 
     def _settle(self, tell: Callable[[Result], None]) -> None:
         waiting, self._waiting = self._waiting, []

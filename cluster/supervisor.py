@@ -90,9 +90,11 @@ class Supervisor:
         self._after_reload: list[Callable[[], None]] = []
         self._succession = Succession(
             self._system, self._inbox, self.announcer, plan.listeners, plan.settings, self._gather, self._totals,
-            self._end_workers, self._changed,
+            self._end_workers, self._changed, self._reopen,
         )
-        self._takeover = Takeover(plan.predecessor, plan.taken, self.announcer, self.crew.scoreboard)
+        self._takeover = Takeover(
+            plan.predecessor, plan.taken, self.announcer, self.crew.scoreboard, lambda: self._inbox.put(self._reopen)
+        )
         self._close_timer: Timer | None = None
         self._close_results: list[Result] = []
         self._ended = False
@@ -311,11 +313,16 @@ class Supervisor:
         result.succeed()
 
     def reopen_logs(self, result: Result) -> None:
-        """Tell whoever writes logs to open them anew."""
+        """Tell whoever writes logs to open them anew, also in the other master while there are two."""
+        self._succession.reopen_logs()
+        self._takeover.reopen_logs()
+        self._reopen()
+        result.succeed()
+
+    def _reopen(self) -> None:
         self.announcer.say("reopen logs")
         for worker in self.crew.members.values():
             self.crew.send(worker, {"t": "reopen logs"})
-        result.succeed()
 
     # -- new workers
 
@@ -470,7 +477,6 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""
-        scoreboard = self.crew.scoreboard
         totals = self._totals()
         self._succession.share(totals)
         return {
@@ -481,12 +487,6 @@ class Supervisor:
             "target": self.crew.target,
             "listeners": [str(listener) for listener in self._plan.listeners],
             "totals": totals,
-            "workers": [
-                {
-                    "id": worker.id, "pid": worker.pid, "uid": worker.uid, "generation": worker.generation,
-                    "state": worker.state.value, "uptime": worker.uptime, **scoreboard.read(worker.row),
-                }
-                for worker in sorted(self.crew.members.values(), key=lambda w: (w.id, w.uid))
-            ],
+            "workers": self.crew.status(),
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .announcer import Announcer
 from .restart import Predecessor
 from .scoreboard import Scoreboard
@@ -11,16 +13,18 @@ class Takeover:
     """Emits `restart` once the old master has heard of it, and `old master gone` when that has ended.
 
     *predecessor*: None in a first master; then there is nothing to do. *taken*: keys of the listeners that were taken
-    over from it.
+    over from it. *on_reopen*: the old master was told to open its logs anew.
     """
 
     def __init__(
-        self, predecessor: Predecessor | None, taken: set[str], announcer: Announcer, scoreboard: Scoreboard
+        self, predecessor: Predecessor | None, taken: set[str], announcer: Announcer, scoreboard: Scoreboard,
+        on_reopen: Callable[[], None],
     ) -> None:
         self._predecessor = predecessor
         self._taken = taken
         self._announcer = announcer
         self._scoreboard = scoreboard
+        self._on_reopen = on_reopen
         self._ready = False
         self._over = False
 
@@ -33,16 +37,21 @@ class Takeover:
         """Go on counting where the old master is, and listen to it."""
         if self._predecessor is not None:
             self._scoreboard.inherit(self._predecessor.totals)
-            self._predecessor.watch(self._told, self._gone)
+            self._predecessor.watch(self._told, self._gone, self._on_reopen)
 
     def ready(self) -> None:
         """All workers are ready."""
         self._ready = True
         if self._predecessor is not None:
-            if self._predecessor.gone.is_set():
+            if self._predecessor.gone:
                 self._done()
             else:
                 self._predecessor.tell_ready(self._taken)
+
+    def reopen_logs(self) -> None:
+        """The old master's logs were renamed, too."""
+        if self._predecessor is not None:
+            self._predecessor.reopen_logs()
 
     def _told(self, totals: dict[str, int]) -> None:
         """Its answer to our being ready, and whatever it counts after that.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from typing import Any
 
 import gevent.monkey
@@ -22,10 +23,17 @@ _RLock = gevent.monkey.get_original("threading", "RLock")
 
 
 def append_to(path: str, owner: tuple[int, int] | None = None) -> int:
-    """Open *path* for appending, made when missing. *owner*: user and group id it is given to. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Open *path* for appending, made when missing. *owner*: user and group id it is given to. Raises OSError.
+
+    An owner that is somebody else may have put anything there: no link is followed then, and nothing is given away but
+    a regular file that has no other name.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(path, flags if owner is None else flags | os.O_NOFOLLOW, 0o644)
     if owner is not None:
-        os.fchown(descriptor, *owner)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            os.fchown(descriptor, *owner)
     return descriptor
 
 

@@ -54,7 +54,7 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
                 return
             files.open()
             handler = logging.StreamHandler(_lines.text_of(_lines.Lines(files.log)))
-            handler.setFormatter(_JsonFormatter() if format == "json" else logging.Formatter(
+            handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter(
                 "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"))
             early.setTarget(handler)
             early.flush()
@@ -78,6 +78,13 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
         master.on("after fork", files.take_output)
 
     return plugin
+
+
+class _TextFormatter(logging.Formatter):
+    """Lines below the first are indented: what a client sends cannot forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(super().format(record).splitlines())
 
 
 class _JsonFormatter(logging.Formatter):
@@ -112,27 +119,21 @@ class _Files:
         opened: list[int] = []
         try:
             os.makedirs(self._directory, exist_ok=True)
-            opened.extend(_lines.append_to(path) for path in self._paths)
+            owner = self._owner()
+            opened.extend(_lines.append_to(path, owner) for path in self._paths)
         except OSError as error:
             for descriptor in opened:
                 close_descriptor(descriptor)
             name = error.filename or self._directory
             raise ConfigurationError(f"logger: cannot write {name}: {error.strerror}") from error
         self.log, self._access, self._errors = opened
-        self._master.on("start", self._give_to_workers)
 
     def _owner(self) -> tuple[int, int] | None:
+        """Workers that run as somebody else have to be able to open the files after a rotation."""
         identity = self._master.identity()
         if identity is None or os.geteuid() != 0:
             return None
         return (-1 if identity[0] is None else identity[0], -1 if identity[1] is None else identity[1])
-
-    def _give_to_workers(self) -> None:
-        """Workers that run as somebody else have to be able to open them after a rotation."""
-        owner = self._owner()
-        if owner is not None:
-            for descriptor in (self.log, self._access, self._errors):
-                os.fchown(descriptor, *owner)
 
     def reopen(self) -> None:
         """In the master: the files were renamed. First ours, so that workers forked from now on get the new ones."""

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +67,7 @@ def test_l1_l2_a_whole_life(shop: Workshop) -> None:
     assert "to stderr" in logs(shop, "workers.error.log")
     assert "RuntimeError: raised on purpose" in logs(shop, "workers.error.log")
     has(shop, "master.log", r"\[ERROR\] worker \d uncaught exception RuntimeError: raised on purpose$")
-    has(shop, "master.log", r"^RuntimeError: raised on purpose$")
+    has(shop, "master.log", r"^    RuntimeError: raised on purpose$")
     victim = int(server.get())
     os.kill(victim, signal.SIGKILL)
     has(shop, "master.log", r"\[ERROR\] worker \d died \(signal 9, up \d+\.\d s\)$")
@@ -106,7 +108,7 @@ def test_l2_failures_of_reload_and_restart(shop: Workshop) -> None:
     shop.write("shopfront.py", "raise ValueError('broken site')")
     server.signal(signal.SIGWINCH)
     has(shop, "master.log", r"\[ERROR\] reload failed: ")
-    has(shop, "master.log", r"^ValueError: broken site$")
+    has(shop, "master.log", r"^    ValueError: broken site$")
     shop.write("server.py", "raise SystemExit(9)")
     server.signal(signal.SIGHUP)
     has(shop, "master.log", r"\[ERROR\] restart failed: ")
@@ -169,8 +171,85 @@ def test_l3_json_and_reopening_under_load(shop: Workshop) -> None:
     assert lines.count("request /load") == sent[0]
     entries = [json.loads(line) for path in folder.glob("master.log*") for line in path.read_text().splitlines()]
     assert any(e["message"] == "from the user" and e["detail"] == "second line" for e in entries)
-    assert {"message": "shutdown complete", "level": "info", "pid": server.pid}.items() <= entries[-1].items() or any(
-        e["message"] == "shutdown complete" for e in entries)
+    (end,) = [e for e in entries if e["message"] == "shutdown complete"]
+    assert {"level": "info", "pid": server.pid}.items() <= end.items()
+
+
+def test_l3_a_rotation_during_a_restart_reaches_both_masters(shop: Workshop) -> None:
+    """L3: whoever rotates knows of one master. The other one, and its workers, write to the new files, too."""
+    shop.write("shopfront.py", SITE.replace("time.sleep(60)", "wait('leave')") + """
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+if os.environ.get("CLUSTER_PARENT_PID"):
+    wait("go")
+""")
+    server = shop.script("""
+        m = cluster("./shopfront.py").set(workers=1, restart_threshold=0).use(package.logger(level="debug"))
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    old, folder = server.pid, shop.directory / "logs"
+
+    def rotate(turn: int) -> None:
+        for path in folder.glob("*.log"):
+            path.rename(f"{path}.{turn}")
+        server.signal(signal.SIGUSR1)
+        eventually(lambda: not stale(), "nobody has the renamed files open")
+
+    def stale() -> list[str]:
+        return [name for pid in server.family() for name in descriptors(pid) if re.search(r"\.log\.\d$", name)]
+
+    server.signal(signal.SIGHUP)
+    server.wait_for(rf"EVENT (?!{old} )\d+ worker connected")  # it holds the files, and waits for `go`
+    rotate(1)
+    with connect(server.address()) as slow:
+        slow.sendall(b"GET /stuck HTTP/1.1\r\nHost: t\r\n\r\n")
+        server.get()
+        has(shop, "workers.access.log", "^request /$")
+        shop.write("go", "")
+        server.ready(2)
+        server.wait_for(rf"EVENT {old} closing")
+        rotate(2)
+        shop.write("leave", "")
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
+    has(shop, "master.log", rf"\[{old}\] \[INFO\] shutdown complete$")
+    has(shop, "workers.access.log", "^request /stuck$")
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+
+
+def test_a_message_cannot_forge_a_line(shop: Workshop) -> None:
+    """L1: what is below the first line is indented, so that each line that begins with a time is the master's."""
+    shop.write("shopfront.py", SITE.replace("raised on purpose", "first\\n[2026-01-01 00:00:00,000] [1] [INFO] forged"))
+    server = shop.script(SERVER.format(options="")).ready()
+    assert fetch(server.address(), "/raise")[0] == 500
+    has(shop, "master.log", r"^    \[2026-01-01 00:00:00,000\] \[1\] \[INFO\] forged$")
+    assert [line for line in logs(shop, "master.log") if line.endswith("forged") and not line.startswith(" ")] == []
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_no_link_is_given_away(shop: Workshop, link: Any) -> None:
+    """With the setting `user` what somebody has put into the directory stays whose it is."""
+    roots = shop.write("roots", "")
+    (shop.directory / "logs").mkdir()
+    server = shop.script("""
+        m = cluster("app:app").set(workers=0, user="nobody").use(package.logger())
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    errors = shop.directory / "logs" / "workers.error.log"
+    errors.unlink()
+    link(roots, errors)
+    server.signal(signal.SIGUSR1)
+    server.wait_for("EVENT .* reopen logs")
+    if link is os.symlink:
+        has(shop, "master.log", "cannot open .*workers.error.log anew: ")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert roots.owner() == "root" and roots.read_text() == ""
+    assert (shop.directory / "logs" / "master.log").owner() == "nobody"
 
 
 def test_l3_fifty_respawns_leak_nothing(shop: Workshop) -> None:
@@ -220,6 +299,13 @@ def test_a_failed_start_is_on_the_terminal_too(shop: Workshop) -> None:
     first.signal(signal.SIGQUIT)
     assert first.wait_exit() == 0 and first.output == ""
     shop.write("shopfront.py", "raise ValueError('broken site')")
+    shop.write("checked.py", """
+        from cluster import cluster, logger, repl
+        cluster("./shopfront.py").use(logger(), repl("app.py/sock")).listen("unix:site.sock")
+    """)
+    checked = shop.run(sys.executable, "checked.py")
+    assert checked.wait_exit() == 1
+    has(shop, "master.log", r"\[ERROR\] .*app.py/sock: ")
     third = shop.run(*first.process.args)
     assert third.wait_exit() == 3
     third._reader.join(5)
