@@ -90,6 +90,11 @@ def why_master_must_stay() -> str | None:
     return None
 
 
+def restart_reloads(mode: str) -> bool:
+    """Whether a restart replaces the workers only. *mode*: the setting `restart`."""
+    return mode == "reload" or (mode == "auto" and why_master_must_stay() is not None)
+
+
 def process_age() -> float:
     """Seconds since this process was forked, to a hundredth; 0 where the system does not tell.
 

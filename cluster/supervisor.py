@@ -360,9 +360,7 @@ class Supervisor:
         """Replace the master; the old workers then end by signal *number*."""
         if self._ending(result):
             return
-        mode = self._settings["restart"]
-        reason = host.why_master_must_stay() if mode == "auto" else None
-        if mode == "reload" or reason is not None:
+        if host.restart_reloads(self._settings["restart"]):
             self.reload(result, number)
             return
         if self._takeover.pid is not None and self.state is MasterState.STARTING:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: directories that are not looked into
 IGNORED = ("__pycache__", ".git", "node_modules", "venv", ".venv", "test", "tests", "bin", "support")
+#: looks after which a burst of changes that does not end is acted upon: something may write all the time
+_BURST = 20
 #: of its time a scan takes at most this part; large trees are looked at less often
 _SHARE = 0.1
 
@@ -118,19 +120,33 @@ class _Watch:
         master.set("restart threshold", 0)
         self._seen = self._look()
         self._distrust_our_own()
-        master.on("listening", self._begin)
+        #: what was there when a restart began
+        self._before: Snapshot = self._seen
+        # a new master that has not taken over can do nothing about changes; it sees them when it has
+        master.on("listening", lambda: self._begin() if master.predecessor is None else None)
+        master.on("restart", lambda data: self._begin())
+        master.on("restarting", lambda data: self._remember())
+        master.on("restart failed", lambda reason: self._forget())
         master.on("closing", self._end)
 
     def _distrust_our_own(self) -> None:
         """What this process loaded while it was being changed: nobody knows which version that was."""
         # the age is rounded up; and an interpreter that is younger than that has not opened its script yet
         started = (time.time() - host.process_age() + 0.02) * 1e9
-        for path in self._seen.keys() & _loaded():
-            if self._seen[path][0] > started:
+        loaded = _loaded()
+        for path in self._seen:
+            if self._seen[path][0] > started and os.path.realpath(path) in loaded:
                 self._seen[path] = (0, 0)
 
     def _begin(self) -> None:
         self._greenlet = gevent.spawn(self._run)
+
+    def _remember(self) -> None:
+        self._before = self._seen
+
+    def _forget(self) -> None:
+        """What changed while a new master was on its way came to nothing with it: it is a change again."""
+        self._seen = self._before
 
     def _end(self) -> None:
         if self._greenlet is not None:
@@ -139,18 +155,22 @@ class _Watch:
     def _run(self) -> None:
         last = self._seen
         took = 0.0
+        looks = 0
         while True:
             gevent.sleep(max(self._interval, took / _SHARE))
             began = time.monotonic()
             now = self._look()
             took = time.monotonic() - began
-            settled = not differing(last, now)
-            last = now
-            if settled and (changed := differing(self._seen, now)):
+            changed = differing(self._seen, now)
+            looks = looks + 1 if changed else 0
+            if changed and (looks >= _BURST or not differing(last, now)):
+                looks = 0
                 self._seen = now
                 self._act(changed)
+            last = now
 
     def _act(self, changed: list[str]) -> None:
+        loaded = _loaded()
         for path in changed:
             shown = os.path.relpath(path, self._master.base)
             if not self._master.narrated:
@@ -158,10 +178,14 @@ class _Watch:
             self._master.emit("changed", shown)
             _forget_cached(path)
         try:
-            if _loaded().isdisjoint(os.path.realpath(path) for path in changed):
-                self._master.reload(self._signal)
-            else:
+            masters = [path for path in changed if os.path.realpath(path) in loaded]
+            if masters and host.restart_reloads(self._master.options["restart"]):
+                shown = ", ".join(os.path.relpath(path, self._master.base) for path in masters)
+                self._master.complain(f"reload: {shown} takes effect when the cluster is started anew")
+            if masters:
                 self._master.restart(self._signal)
+            else:
+                self._master.reload(self._signal)
         except ClusterError:
             pass  # it is ending
 

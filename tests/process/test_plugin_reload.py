@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -79,12 +80,12 @@ def load(server: Script) -> Iterator[None]:
 
 
 def test_w1_a_burst_is_one_reload(shop: Workshop) -> None:
-    """W1: 20 saves in 2 s are one reload at the end state; same size, same second; no bytecode is left."""
+    """W1: 20 saves in a second are one reload at the end state; same size, same second; no bytecode is left."""
     server = serve(shop, "interval=0.4")
     pause = threading.Event()
     for turn in range(1, 21):
         shop.write("shop.py", page(f"v{turn % 10}" if turn < 20 else "ok"))
-        pause.wait(0.1)
+        pause.wait(0.05)  # the burst is a stretch of time
     server.wait_for(r"EVENT \d+ reloaded")
     shows(server, "ok")
     assert server.events("reloading") == ["reloading"] and server.events("restarting") == []
@@ -111,6 +112,64 @@ def test_w1_new_and_deleted_files_and_what_is_ignored(shop: Workshop) -> None:
     server.wait_for(r"EVENT \d+ reloaded", 2)
     end(server)
     assert not re.search("venv|notes", "\n".join(line for line in server.lines if "changed" in line))
+
+
+def test_w1_a_file_that_changes_all_the_time(shop: Workshop) -> None:
+    """W1: what is written again and again does not keep other changes from counting."""
+    server = serve(shop, "interval=0.02")
+    done = threading.Event()
+
+    def write() -> None:
+        for turn in itertools.cycle(range(10)):
+            if done.wait(0.005):
+                return
+            shop.write("generated.py", f"turn = {turn:{turn + 1}}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        server.wait_for(r"EVENT \d+ reloading")
+        shop.write("shop.py", page("ok"))
+        shows(server, "ok")
+    finally:
+        done.set()
+        writer.join(DEADLINE)
+    end(server)
+
+
+def test_w2_what_changes_during_a_restart_that_fails(shop: Workshop) -> None:
+    """W2: a change of the application, and a fix of the script, are not lost with the new master that fails."""
+    server = serve(shop, "interval=0.02")
+    script = shop.directory / "server.py"
+    good = script.read_text()
+    slow = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\nraise SystemExit('broken')\n"
+    script.write_text(slow + good)
+    server.wait_for(r"EVENT \d+ restarting")
+    shop.write("shop.py", page("v1"))
+    server.wait_for("changed - shop.py")
+    shop.write("go", "")
+    server.wait_for(r"EVENT \d+ restart failed")
+    shows(server, "v1")
+    (shop.directory / "go").unlink()
+    script.write_text(slow + good + "# edited")
+    server.wait_for(r"EVENT \d+ restarting", 2)
+    script.write_text(good.replace("workers=2", "workers=1"))
+    server.wait_for("changed - server.py", 3)
+    shop.write("go", "")
+    server.ready(2)
+    eventually(lambda: len(server.workers()) == 1, "one worker")
+    end(server)
+
+
+def test_w1_a_master_that_stays(shop: Workshop) -> None:
+    """W1, R5: where a restart only reloads, it is said that the script's change is not in effect."""
+    shop.write("shop.py", page("v0"))
+    server = shop.script(SERVER.replace("workers=2", "workers=1, restart='reload'").format(options="")).ready()
+    script = shop.directory / "server.py"
+    script.write_text(script.read_text().replace("workers=1", "workers=2"))
+    server.wait_for("^cluster: reload: server.py takes effect when the cluster is started anew$")
+    server.wait_for(r"EVENT \d+ reloaded 2$")
+    end(server)
 
 
 def test_w2_broken_code_under_load(shop: Workshop) -> None:
