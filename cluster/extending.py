@@ -90,13 +90,16 @@ class Extensible:
         self._start_checks.append(check)
         return self
 
-    def listened_to(self, name: str) -> bool:
-        """Whether anybody listens to the event *name*: what is costly to gather is gathered only then."""
-        return self._emitter.has(name)
+    def dispatch(self, name: str, *args: Any) -> None:
+        """Call the handlers of the event *name* here and now, in the caller's greenlet; returns when they are done.
+
+        For what comes in such numbers that its handlers must not hold up those of other events, nor queue up.
+        """
+        self._emitter.dispatch(name, *args)
 
     def when_listened(self, names: Iterable[str], change: Callable[[bool], None]) -> None:
         """Call ``change(True)`` once somebody listens to one of the events *names*, ``change(False)`` when nobody does
-        any more."""
+        any more: what is costly to gather is gathered only then."""
         wanted = {normal(name) for name in names}
         state = False
 

@@ -194,9 +194,10 @@ class _Clients:
                 pass  # it is ending
 
     def _arrived(self, worker: Any, batch: list[Any], dropped: int) -> None:
+        # the worker waits for our answer before it sends more: a slow handler has events dropped, not gathered here
         for event, data in batch:
             if event in CLIENT_EVENTS:
-                self._master.emit(event, worker, data)
+                self._master.dispatch(event, worker, data)
         if dropped:
             self._master.log.warning("worker %s had no time to tell of %s client events", worker.id, dropped)
 

@@ -199,3 +199,23 @@ def test_s1_s3_on_other_servers(shop: Workshop, kind: str) -> None:
     assert len(told) == (24 if http else 10)
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
+
+
+def test_s3_a_slow_handler_holds_up_its_own_events_only(shop: Workshop) -> None:
+    """S3: events of clients that nobody has time for do not delay those of workers, nor the end."""
+    server = shop.script("""
+        import gevent
+        m = cluster("app:app").set(workers=1).use(package.stats())
+        m.on("client request complete", lambda worker, data: (say("HANDLED", data["path"]), gevent.sleep(1000)))
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    for turn in range(3):
+        server.get(f"/{turn}")
+        server.wait_for(r"^HANDLED /0")
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGKILL)
+    server.wait_for(rf"EVENT \d+ worker killed 0/{worker}")
+    server.wait_for(r"EVENT \d+ worker ready", 2)
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert len([line for line in server.lines if line.startswith("HANDLED")]) == 1
