@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 class Supervisor:
     """Runs one cluster, from the first fork to the last death."""
 
-    def __init__(self, plan: Plan, emitter: Emitter, complaints: Complaints, system: System | None = None) -> None:
+    def __init__(self, plan: Plan, emitter: Emitter, complaints: Complaints) -> None:
         self.state = MasterState.NEW
         self.started = 0.0
         self.exit_code = EXIT_CLOSED
@@ -72,7 +72,7 @@ class Supervisor:
         self._settings = plan.settings
         self._emitter = emitter
         self._complaints = complaints
-        self._system = system or System()
+        self._system = System()
         self._inbox = Inbox()
         self.announcer = Announcer(emitter)
         self.crew = Crew(

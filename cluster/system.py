@@ -1,7 +1,4 @@
-"""The operating system behind one seam: the only caller of fork, exec, kill and of the clock.
-
-The supervisor gets a `System`; tests hand it another one.
-"""
+"""The operating system behind one seam: the only caller of fork, exec and kill, and the supervisor's clock."""
 
 from __future__ import annotations
 
@@ -227,11 +224,9 @@ def close_descriptor(descriptor: int) -> None:
 
 
 def set_title(title: str) -> None:
-    """What `ps` shows for this process, where setproctitle is there."""
-    try:
-        from setproctitle import setproctitle
-    except ImportError:
-        return
+    """What `ps` shows for this process."""
+    from setproctitle import setproctitle
+
     setproctitle(title)
 
 

@@ -63,6 +63,8 @@ def app(environ, start_response):
         raise RuntimeError("raised on purpose")
     if path.startswith("/sleep/"):
         gevent.sleep(float(path.split("/")[2]))
+    while path.startswith("/until/") and not os.path.exists(path[7:]):
+        gevent.sleep(0.005)
     if path == "/loop":
         say("LOOPING", os.getpid())
         while True:

@@ -49,13 +49,15 @@ def test_r1_restart_under_load_fails_no_request(shop: Workshop, number: int) -> 
 
 
 def test_r1_request_in_flight_finishes(shop: Workshop) -> None:
-    """R1: a request of 1 s that is in flight at the restart finishes."""
+    """R1: a request that is in flight when the new master takes over finishes."""
     server = shop.script(SERVER).ready()
     old = server.pid
     with connect(server.address()) as connection:
-        connection.sendall(b"GET /sleep/1 HTTP/1.1\r\nHost: test\r\n\r\n")
+        connection.sendall(b"GET /until/go HTTP/1.1\r\nHost: test\r\n\r\n")
         fetch(server.address())
         server.signal(signal.SIGHUP)
+        server.wait_for(rf"EVENT {old} closing")
+        shop.write("go", "")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
     assert restarted(server, 1) != old
     server.signal(signal.SIGTERM)
