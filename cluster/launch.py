@@ -18,7 +18,8 @@ from .errors import BindError, ClusterError
 from .importer import Target
 from .kinds import classify
 from .listeners import Listeners
-from .supervisor import Plan, Supervisor
+from .plan import Plan
+from .supervisor import Supervisor
 from .system import set_title
 from .vhosts import VirtualHosts
 from .workers import runtime

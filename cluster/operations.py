@@ -49,7 +49,7 @@ class Operations:
         if self._supervisor is None:
             reason = "has closed" if self._over else "is not running yet"
             raise OperationFailed(f"{operation}: the cluster {reason}")
-        result: Result = self._supervisor.ask(getattr(self._supervisor, operation), *args)
+        result: Result = self._supervisor.ask(operation, *args)
         return result
 
     def spawn(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
@@ -77,7 +77,7 @@ class Operations:
 
     def restart_workers(self, signal: str = "SIGQUIT") -> Result:
         """End every worker by *signal*, and fork a new one in its place at once."""
-        return self._ask("restart_workers", signals.number(signal))
+        return self._ask("restart workers", signals.number(signal))
 
     def restart(self, signal: str = "SIGQUIT") -> Result:
         """Replace the master: a fresh interpreter takes over the sockets, then the old workers end by *signal*."""
@@ -100,7 +100,7 @@ class Operations:
 
     def reopen_logs(self) -> Result:
         """Emit the event `reopen logs`."""
-        return self._ask("reopen_logs")
+        return self._ask("reopen logs")
 
     def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
         """In a worker: run the function exposed as *name* in the master; see `Worker.call`."""

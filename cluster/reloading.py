@@ -1,4 +1,4 @@
-"""One reload: forks the new generation and carries out what `rollout` decides."""
+"""Reloads, one at a time: each forks a new generation and carries out what `rollout` decides."""
 
 from __future__ import annotations
 
@@ -14,6 +14,67 @@ from .system import System
 from .workers.handle import WorkerHandle
 
 
+class Reloading:
+    """At most one reload at a time, and what has to wait for it. *on_over* is called after each."""
+
+    def __init__(
+        self, system: System, inbox: Inbox, crew: Crew, announcer: Announcer, startup_timeout: float,
+        on_over: Callable[[], None],
+    ) -> None:
+        self._system = system
+        self._inbox = inbox
+        self._crew = crew
+        self._announcer = announcer
+        self._timeout = startup_timeout
+        self._on_over = on_over
+        self._generation = 1
+        self._reload: Reload | None = None
+        self._waiting: list[Callable[[], None]] = []
+
+    def begin(self, result: Result, number: int) -> None:
+        """Replace the workers, which end by signal *number*; takes the place of a reload that is under way."""
+        if self._reload is not None:
+            self._reload.supersede()
+        self._generation += 1
+        self._crew.maintaining = False
+        self._reload = Reload(
+            self._system, self._inbox, self._crew, self._announcer, self._generation, self._timeout, result,
+            self._over, number,
+        )
+        self._reload.begin()
+
+    def in_turn(self, act: Callable[[], None]) -> None:
+        """Do it now, or after the reload that is under way: two at once would leave the count wrong."""
+        if self._reload is not None:
+            self._waiting.append(act)
+        else:
+            act()
+
+    def look(self) -> None:
+        """See whether it is decided."""
+        if self._reload is not None:
+            self._reload.look()
+
+    def abandon(self, reason: str) -> None:
+        """The cluster closes, and what has waited sees that."""
+        if self._reload is not None:
+            self._reload.abandon(reason)
+        self._reload = None
+        self._release()
+
+    def _over(self) -> None:
+        self._reload = None
+        self._crew.maintaining = True
+        self._crew.maintain()
+        self._release()
+        self._on_over()
+
+    def _release(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for act in waiting:
+            act()
+
+
 class Reload:
     """A new generation on its way. *on_over* is called once it serves, or was dropped."""
 
@@ -27,7 +88,7 @@ class Reload:
         startup_timeout: float,
         result: Result,
         on_over: Callable[[], None],
-        retire_by: int = signal.SIGQUIT,
+        retire_by: int,
     ) -> None:
         self._system = system
         self._inbox = inbox

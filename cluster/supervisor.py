@@ -10,55 +10,30 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 
 from . import host
 from .announcer import Announcer
-from .calls import Calls
 from .channel import Message
 from .complaints import Complaints
 from .crew import Crew, ForkedChild
 from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, WouldBlock
 from .events import Emitter
 from .inbox import Inbox, Timer
-from .listeners import Listeners
 from .notify import notify
-from .reloading import Reload
+from .plan import Plan
+from .reloading import Reloading
 from .renewal import Renewal
-from .restart import Predecessor
 from .results import Result
-from .scoreboard import ROWS
 from .signals import AT_ONCE, Watchers, name
+from .sizing import Sizing
 from .states import MASTER_MOVES, SERVING, MasterState, move
 from .succession import Succession
 from .system import System
 from .takeover import Takeover
 from .workers.handle import WorkerHandle
-
-
-class Plan(NamedTuple):
-    """What the fluent surface gathered; the supervisor's orders."""
-
-    settings: dict[str, Any]
-    workers: int
-    listeners: Listeners
-    signals: dict[int, str | None]
-    calls: Calls
-    #: runs a command by name, for signals
-    command: Callable[[str], Any]
-    callback: Callable[[], Any] | None
-    predecessor: Predecessor | None
-    taken: set[str]
-    #: listener key → its ``tls`` option as the user gave it, with paths
-    tls: dict[str, Any]
-    #: directory that those paths are taken against
-    base: str
-    #: raises for certificates that cannot be used
-    usable_tls: Callable[[Any], None]
-    #: why reload() cannot bring new code, or None when it can
-    same_code: str | None
 
 
 class Supervisor:
@@ -84,10 +59,10 @@ class Supervisor:
         self._holding = False  # the loop cannot go on before the handlers that run now are done
         self._watchers: Watchers | None = None
         self._had_terminal = host.has_terminal()
-        self._unsettled: list[tuple[Result, Callable[[], bool]]] = []
-        self._generations = 1
-        self._reload: Reload | None = None
-        self._after_reload: list[Callable[[], None]] = []
+        self._sizing = Sizing(self.crew, self._in_turn, self._changed)
+        self._reloading = Reloading(
+            self._system, self._inbox, self.crew, self.announcer, self._settings["startup timeout"], self._changed
+        )
         self._succession = Succession(
             self._system, self._inbox, self.announcer, plan.listeners, plan.settings, self._gather, self._totals,
             self._end_workers, self._changed, self._reopen,
@@ -95,6 +70,11 @@ class Supervisor:
         self._takeover = Takeover(
             plan.predecessor, plan.taken, self.announcer, self.crew.scoreboard, lambda: self._inbox.put(self._reopen)
         )
+        self._operations: dict[str, Callable[..., None]] = {
+            "spawn": self._sizing.spawn, "remove": self._sizing.remove, "resize": self._sizing.resize,
+            "restart workers": self._sizing.restart_workers, "kill": self.kill, "reload": self.reload,
+            "restart": self.restart, "close": self.close, "destroy": self.destroy, "reopen logs": self.reopen_logs,
+        }
         self._close_timer: Timer | None = None
         self._close_results: list[Result] = []
         self._ended = False
@@ -127,8 +107,8 @@ class Supervisor:
         if self._watchers is not None:
             self._watchers.close()
         self.announcer.close()
-        unsettled = [result for result, _ in self._unsettled]
-        for result in [*self._close_results, *unsettled, *self._inbox.rest(Result)]:
+        self._sizing.abandon("the cluster has closed")
+        for result in [*self._close_results, *self._inbox.rest(Result)]:
             result.fail("the cluster has closed")
 
     def _go(self, state: MasterState, force: bool = False) -> None:
@@ -143,13 +123,13 @@ class Supervisor:
         if self._holding and self.announcer.is_current():
             raise WouldBlock("the supervisor waits for this handler; wait() here would never return")
 
-    def ask(self, operation: Callable[..., None], *args: Any) -> Result:
+    def ask(self, operation: str, *args: Any) -> Result:
         """Queue an operation; the way in for handlers, plugins and other greenlets."""
-        result = Result(operation.__name__.lstrip("_").replace("_", " "), self.guard)
-        if self._ended or (self.state is MasterState.CLOSED and operation != self.destroy):
+        result = Result(operation, self.guard)
+        if self._ended or (self.state is MasterState.CLOSED and operation != "destroy"):
             result.fail("the cluster has closed")
         else:
-            self._inbox.put(operation, result, *args)
+            self._inbox.put(self._operations[operation], result, *args)
         return result
 
     def _say_and_hold(self, event: str, args: tuple[Any, ...], then: Callable[..., None], *rest: Any) -> None:
@@ -229,13 +209,8 @@ class Supervisor:
         """A worker came, got ready or went: see what can go on now."""
         if self.state is MasterState.STARTING and self.crew.complete():
             self._all_ready()
-        if self._reload is not None:
-            self._reload.look()
-        for pair in list(self._unsettled):
-            result, reached = pair
-            if reached():
-                self._unsettled.remove(pair)
-                result.succeed()
+        self._reloading.look()
+        self._sizing.look()
         if self.state in (MasterState.CLOSING, MasterState.DESTROYING) and not self.crew.members:
             self._all_gone()
 
@@ -243,12 +218,6 @@ class Supervisor:
         self._complaints.gave_up(deaths)
         self.exit_code = EXIT_NO_WORKERS
         self.destroy(Result("destroy"))
-
-    def _until(self, result: Result, reached: Callable[[], bool]) -> None:
-        if reached():
-            result.succeed()
-        else:
-            self._unsettled.append((result, reached))
 
     def _ending(self, result: Result) -> bool:
         if self._close_timer is not None or self.state not in SERVING:
@@ -263,49 +232,9 @@ class Supervisor:
             if not self._ending(result):
                 operation()
 
-        if self._reload is not None:
-            self._after_reload.append(act)
-        else:
-            act()
+        self._reloading.in_turn(act)
 
-    # -- how many
-
-    def resize(self, result: Result, count: int, number: int) -> None:
-        """Have *count* workers."""
-        self._in_turn(result, lambda: self._resize(result, count, number))
-
-    def spawn(self, result: Result, count: int) -> None:
-        """Have *count* workers more."""
-        self._in_turn(result, lambda: self._resize(result, self.crew.target + count, signal.SIGQUIT))
-
-    def remove(self, result: Result, count: int, number: int) -> None:
-        """Have *count* workers less; the highest slots go, by signal *number*."""
-        self._in_turn(result, lambda: self._resize(result, max(0, self.crew.target - count), number))
-
-    def _resize(self, result: Result, count: int, number: int) -> None:
-        if count > ROWS:
-            result.fail(f"at most {ROWS} workers")
-            return
-        self.crew.target = count
-        for worker in self.crew.current():
-            if worker.id >= count:
-                self.crew.retire(worker, number)
-        self.crew.maintain()
-        self._until(result, lambda: self.crew.complete() or self.crew.target != count)
-        self._changed()
-
-    def restart_workers(self, result: Result, number: int) -> None:
-        """Have every worker replaced by a new one of the same generation."""
-
-        def replace() -> None:
-            old = self.crew.current()
-            for worker in old:
-                self.crew.retire(worker, number)
-            self.crew.maintain()
-            self._until(result, lambda: self.crew.complete() and not any(worker.alive for worker in old))
-            self._changed()
-
-        self._in_turn(result, replace)
+    # -- workers as they are
 
     def kill(self, result: Result, number: int) -> None:
         """Send a signal to all workers."""
@@ -335,24 +264,7 @@ class Supervisor:
             return
         if self._plan.same_code is not None:
             self._complaints.say(self._plan.same_code)
-        if self._reload is not None:
-            self._reload.supersede()
-        self._generations += 1
-        self.crew.maintaining = False
-        self._reload = Reload(
-            self._system, self._inbox, self.crew, self.announcer, self._generations,
-            self._settings["startup timeout"], result, self._reload_over, number,
-        )
-        self._reload.begin()
-
-    def _reload_over(self) -> None:
-        self._reload = None
-        self.crew.maintaining = True
-        self.crew.maintain()
-        waiting, self._after_reload = self._after_reload, []
-        for act in waiting:
-            act()
-        self._changed()
+        self._reloading.begin(result, number)
 
     # -- a new master
 
@@ -427,15 +339,8 @@ class Supervisor:
             self._succession.cancel("the cluster is closing")
         self._go(MasterState.DESTROYING if number in AT_ONCE else MasterState.CLOSING)
         self.crew.maintaining = False
-        if self._reload is not None:
-            self._reload.abandon("the cluster is closing")
-            self._reload = None
-        for result, _ in self._unsettled:
-            result.fail("the cluster is closing")
-        self._unsettled.clear()
-        for act in self._after_reload:
-            act()  # each sees that we are closing
-        self._after_reload.clear()
+        self._sizing.abandon("the cluster is closing")
+        self._reloading.abandon("the cluster is closing")
         mask = 0
         for index, listener in enumerate(self._plan.listeners):
             if not listener.goes_on and index < 64:
