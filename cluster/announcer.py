@@ -10,14 +10,16 @@ import gevent.queue
 
 from .events import Emitter
 
+#: what a user's function may raise without ending the greenlet that calls it; a Timeout is no Exception
+FAILURES: tuple[type[BaseException], ...] = (Exception, SystemExit, gevent.Timeout)
+
 
 class Announcer:
     """Queues events and hands them to the emitter one after the other. A handler that blocks delays only handlers."""
 
     def __init__(self, emitter: Emitter) -> None:
         self._emitter = emitter
-        if gevent.Timeout not in emitter.failures:
-            emitter.failures += (gevent.Timeout,)  # it is no Exception, and would end our greenlet
+        emitter.failures = FAILURES
         self._queue: Any = gevent.queue.SimpleQueue()
         self._greenlet: Any = gevent.spawn(self._run)
 

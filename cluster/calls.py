@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 
+from .announcer import FAILURES
 from .channel import Message
 from .commands import Commands
 from .complaints import Complaints
@@ -62,7 +63,7 @@ class Calls:
         except ClusterError as error:
             self._complaints.say(f"worker {worker.id} called {name[:80]!r}: {error}")
             worker.channel.reply(number, error=str(error))
-        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - its own; the caller is told
+        except FAILURES as error:
             self._complaints.handler_failed(f"call {name[:80]}", self._exposed.get(normal(name), (repr,))[0], error)
             worker.channel.reply(number, error=f"{type(error).__name__}: {error}")
         else:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from . import narration
 from .events import Emitter
 
-_REMEMBERED = 32
-
 
 class Complaints:
     """Writes to stderr. A traceback that was printed before is only counted."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._told = narration.Told()
         self._last = ""
         #: where it all goes instead of stderr
         self.sink: Callable[[str], None] | None = None
@@ -47,19 +44,14 @@ class Complaints:
     def traceback(self, text: str) -> None:
         """A worker ended because of *text* (a traceback, or one line)."""
         self._last = text
-        count = self._seen.pop(text, 0) + 1
-        self._seen[text] = count
-        while len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-        if count == 1 and self.sink is None:  # else it is in the log, with the event
+        if not self._told.again(text) and self.sink is None:  # else it is in the log, with the event
             self._write(text)
 
     def gave_up(self, deaths: int) -> None:
         """So many workers died in a row and none got ready."""
         self.ending(f"{deaths} worker deaths before any got ready")
         if self._last:
-            count = self._seen.get(self._last, 1)
-            self._write(f"the last of them ({count} alike):\n{self._last}")
+            self._write(f"the last of them ({self._told.times(self._last)} alike):\n{self._last}")
 
     def handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
         """A handler of an event raised."""

@@ -1,8 +1,34 @@
-"""What is told about a cluster, in words: sentences that several tellers share. Pure."""
+"""What is told about a cluster, in words: sentences that several tellers share, and what was told before. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
+
+#: texts that are remembered
+_REMEMBERED = 32
+
+
+class Told:
+    """Which texts were told already, so that a crash loop tells each of its tracebacks once."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def again(self, text: str) -> int:
+        """How often *text* came before; counts this time, too."""
+        before = self._counts.pop(text, 0)
+        self._counts[text] = before + 1
+        if len(self._counts) > _REMEMBERED:
+            del self._counts[next(iter(self._counts))]
+        return before
+
+    def times(self, text: str) -> int:
+        """How often *text* came."""
+        return self._counts.get(text, 0)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._counts.clear()
 
 
 def died(worker: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 
 from . import host
-from .announcer import Announcer
+from .announcer import FAILURES, Announcer
 from .channel import Message
 from .complaints import Complaints
 from .crew import Crew, ForkedChild
@@ -171,7 +171,7 @@ class Supervisor:
         try:
             if self._plan.callback is not None:
                 self._plan.callback()
-        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - the user's; the cluster runs on
+        except FAILURES as error:
             self._complaints.handler_failed("listen", self._plan.callback or repr, error)
 
     def _all_ready(self) -> None:
@@ -198,7 +198,7 @@ class Supervisor:
         if command is not None:
             try:
                 self._plan.command(command)
-            except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - a plugin's; the cluster runs on
+            except FAILURES as error:
                 self._complaints.handler_failed(name(caught), self._plan.command, error)
 
     def _message(self, worker: WorkerHandle, message: Message) -> None:

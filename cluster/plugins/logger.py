@@ -24,8 +24,6 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 FORMATS = ("text", "json")
 #: records that wait for the files to be opened
 _EARLY = 1000
-#: tracebacks that are remembered, so that a crash loop writes each of them once
-_REMEMBERED = 32
 
 
 def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", format: str = "text"
@@ -172,28 +170,9 @@ class _Files:
                 sys.stderr.write(f"cannot open {path} anew: {error.strerror}; writing on to the old file\n")
 
 
-class _Tracebacks:
-    """Tells which tracebacks are in the log already."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-
-    def again(self, text: str) -> int:
-        """How often *text* came before."""
-        count = self._seen.pop(text, 0)
-        self._seen[text] = count + 1
-        if len(self._seen) > _REMEMBERED:
-            del self._seen[next(iter(self._seen))]
-        return count
-
-    def forget(self) -> None:
-        """The log is a new file."""
-        self._seen.clear()
-
-
 def _narrate(master: Master) -> None:
     log = master.log
-    tracebacks = _Tracebacks()
+    tracebacks = narration.Told()
 
     def tell(event: str, level: Callable[..., None], words: Callable[..., str]) -> None:
         master.on(event, lambda *args: level("%s", words(*args)))
