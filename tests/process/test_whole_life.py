@@ -91,8 +91,9 @@ class Record:
     def _all(self) -> Lines:
         found = {name: (self._logs / f"{name}.log").read_text().splitlines()
                  for name in ("master", "workers.access", "workers.error")}
-        # the format of a line is "[time] [pid] [LEVEL] message", but for tracebacks
-        found["master"] = [re.sub(r"^\[[-\d]+ [:,\d]+\] \[(\d+)\] ", r"\1 ", line) for line in found["master"]]
+        # the format of a line is "[time] [pid] [LEVEL] message"; tracebacks below it are indented
+        found["master"] = [re.sub(r"^\[[-\d]+ [:,\d]+\] \[(\d+)\] ", r"\1 ", line.removeprefix("    "))
+                           for line in found["master"]]
         found["debug"] = [line[2:] for line in self._server.lines if re.match(r"  (info|warning|error) - ", line)]
         found["else"] = [line for line in self._server.lines
                          if not re.match(r"  (info|warning|error) - |EVENT |ADDRESS ", line)]
