@@ -21,6 +21,9 @@ from .signals import number as signal_number
 SPOKEN = {"shutdown": "close", "stop": "destroy"}
 #: seconds within which a new master listens for commands after the old one has stopped doing so
 CHANGING_HANDS = 0.4
+#: seconds within which a command has to be taken where nothing is lost by sending a signal instead, or by looking at
+#: the pid files
+HASTE = 0.4
 #: what a worker whose master is dead is sent
 _TO_ORPHANS = {"close": "SIGQUIT", "destroy": "SIGTERM", "restart": "SIGQUIT"}
 
@@ -44,35 +47,56 @@ def operate(
 ) -> Any:
     """Have the cluster whose pid files are in *directory* run the command *name*.
 
-    Over its socket; without one by the signal in *by_signal* (default: the default map); when only workers are left, by
-    a signal to these. *wait*: seconds to wait until it is done. Returns the command's value, or what was done in words.
-    Raises `NotRunning`, `RemoteError` when it is refused, fails, or cannot be asked for by a signal.
+    Over its socket; when nobody takes it there, by the signal in *by_signal* (default: the default map); when only
+    workers are left, by a signal to these. *wait*: seconds to wait until it is done. Returns the command's value, or
+    what was done in words. Raises `NotRunning`, `ConfigurationError` when it is used wrongly, `RemoteError` when it is
+    refused, fails, or cannot be asked for by a signal.
     """
-    found = processes(directory)
-    alive = [process for process in found if process.alive]
+    signals = default_signals() if by_signal is None else by_signal
+    signal = None if words else signals.get(name)
+    # a signal tells nobody how it went: who wants to wait for that gives the master more time
+    patience = HASTE if signal is not None and not wait else None
+    listening = None
+    try:
+        with _connected(directory) as connection:
+            listening = connection.pid
+            return connection.command(name, words, wait, patience)
+    except NotRunning:
+        alive = [process for process in processes(directory, listening) if process.alive]
     if not alive:
         raise NotRunning(f"not running: all processes named in {directory} are dead")
     if alive[0].worker is not None:
         return _to_orphans(alive, name)
+    if signal is None:
+        raise RemoteError(f"{name}: the master ({alive[0].pid}) does not answer, and no signal means that")
+    return _send(alive[:1], signal)
+
+
+def look(directory: str) -> list[Process]:
+    """Master and workers, as the master says; as the pid files in *directory* have them where it does not answer.
+
+    The master comes first, then a line per slot. Raises `NotRunning` when there is nothing to tell.
+    """
+    listening = None
     try:
-        with _connected(os.path.join(directory, SOCKET)) as remote:
-            return remote.command(name, words, wait)
+        with _connected(directory) as connection:
+            listening = connection.pid
+            status = connection.command("status", patience=HASTE)
     except NotRunning:
-        signals = default_signals() if by_signal is None else by_signal
-        if name not in signals or words:
-            raise RemoteError(
-                f"{name}: the master ({alive[0].pid}) does not answer, and no signal means that") from None
-        return _send(alive[:1], signals[name])
+        return processes(directory, listening)
+    found = {process.worker: process for process in processes(directory, status["pid"])}
+    found.update({worker["id"]: Process(worker["id"], worker["pid"], True) for worker in status["workers"]})
+    return [found[slot] for slot in sorted(found, key=lambda slot: -1 if slot is None else slot)]
 
 
-def _connected(path: str) -> Remote:
+def _connected(directory: str) -> Remote:
     """Connect; for a moment during a restart neither master may listen."""
     deadline = time.monotonic() + CHANGING_HANDS
     while True:
         try:
-            return Remote.at(path)
+            return Remote.at(os.path.join(directory, SOCKET))
         except NotRunning:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not any(process.alive for process in processes(directory)):
                 raise
         time.sleep(0.02)
 

@@ -101,7 +101,7 @@ def _status(directory: str | None, socket: str | None, secret_file: str | None) 
             raise
         # no answer: the files tell at least who lives
         try:
-            found = remote.processes(os.path.abspath(directory or "pids"))
+            found = operating.look(os.path.abspath(directory or "pids"))
         except ClusterError as error:
             raise Refused(str(error)) from None
         if not any(process.alive for process in found):

@@ -10,20 +10,21 @@ import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from .errors import ClusterError, RemoteError
+from .errors import ClusterError, ConfigurationError, RemoteError
 from .system import close_descriptor
 
 #: the first line that a program sends, to be answered in JSON instead of by a prompt
 PROGRAM = "#!cluster json"
 #: the socket beside the pid files that takes commands
 SOCKET = "master.sock"
-#: seconds that a master may take to begin to answer
+#: seconds that a master may take to take a command
 ANSWER = 5.0
 #: a process may be younger than its pid file by this many seconds and still be meant: clocks are set
 SLACK = 2.0
@@ -80,13 +81,16 @@ def alive(pid: int, written: float) -> bool:
         return False
 
 
-def processes(directory: str) -> list[Process]:
-    """What the pid files in *directory* name, the master first. Raises `NotRunning` when there are none."""
-    found = []
+def processes(directory: str, master: int | None = None) -> list[Process]:
+    """What the pid files in *directory* name, the master first. Raises `NotRunning` when there are none.
+
+    *master*: the pid of the living master, where that is known better than from its file.
+    """
+    found = [] if master is None else [Process(None, master, True)]
     with contextlib.suppress(OSError):
         for entry in os.listdir(directory):
             match = re.fullmatch(r"(?:master|worker\.(\d+))\.pid", entry)
-            if match is None:
+            if match is None or (match[1] is None and master is not None):
                 continue
             path = os.path.join(directory, entry)
             pid = read_pid(path)
@@ -152,6 +156,14 @@ class Remote:
     def __exit__(self, *args: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """The process that listens; None over TCP, and where the kernel does not say."""
+        if self._connection.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        credentials = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0]) or None
+
     def close(self) -> None:
         """Hang up."""
         self._file.close()
@@ -179,22 +191,30 @@ class Remote:
             raise HungUp(_HUNG_UP) from None
         return message if isinstance(message, dict) else {}
 
-    def command(self, name: str, words: Sequence[str] = (), wait: float = 0.0) -> Any:
-        """Ask for the command *name*, and wait at most *wait* seconds until it is done (0: until it was taken on).
+    def command(self, name: str, words: Sequence[str] = (), wait: float = 0.0, patience: float | None = None) -> Any:
+        """Ask for the command *name*, and wait at most *wait* seconds until it is done.
 
-        Returns its value. Raises `RemoteError` with the reason when it is refused or fails, `NotRunning`.
+        Without *wait*, an operation is only begun; what is none is waited for as long as it takes. *patience*: seconds
+        within which the command has to be taken (default: `ANSWER`). Returns its value. Raises `NotRunning` when it was
+        not taken, so that it may be asked for by other means; `RemoteError` when it is refused, fails, or was taken and
+        its end is not known; `ConfigurationError` when it is used wrongly.
         """
         self.send({"command": name, "words": list(words), "wait": wait})
         taken = False
+        until_done = wait + ANSWER if wait else None
         while True:
             try:
-                answer = self.receive((wait if taken else 0.0) + ANSWER)
-            except HungUp:
-                if taken and name in ENDING:  # so it is done
+                answer = self.receive(until_done if taken else ANSWER if patience is None else patience)
+            except NotRunning as error:
+                if not taken:
+                    raise
+                if not isinstance(error, HungUp):
+                    raise RemoteError(f"{name} was taken, and is not done after {wait:g} s") from None
+                if name in ENDING:  # so it is done
                     return None
-                raise
+                raise RemoteError(f"{name} was taken, and nobody knows what became of it: {error}") from None
             taken = taken or "taken" in answer
             if "error" in answer:
-                raise RemoteError(str(answer["error"]))
+                raise (ConfigurationError if answer.get("usage") else RemoteError)(str(answer["error"]))
             if "value" in answer:
                 return answer["value"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ClusterError
+from ..errors import ClusterError, ConfigurationError
 from ..remote import PROGRAM
 from ..results import Result
 from ._gate import Reader
@@ -25,8 +25,8 @@ def run_command(
 ) -> dict[str, Any]:
     """Run the command that *request* names; returns the answer, a value or an error.
 
-    *tell* is given ``{"taken": name}`` before a command that is waited for begins: after the end of the cluster nobody
-    answers, and whoever asked for it has to tell a yes from a refusal.
+    *tell* is given ``{"taken": name}`` before the command begins: it may take its time, and after the end of the
+    cluster nobody answers. Whoever asked has to tell both from a refusal, and from a master that does not even listen.
     """
     words = request.get("words", [])
     wait = request.get("wait", 0)
@@ -35,13 +35,14 @@ def run_command(
     try:
         command = master.commands.get(request.get("command", ""))
         arguments = command.accept(words, through)
-        if wait:
-            tell({"taken": command.name})
+        tell({"taken": command.name})
         value = command.run(*arguments)
         if isinstance(value, Result):
             if not wait:
                 return {"error": str(value.error)} if value.error else {"value": "under way"}
             value = value.wait(float(wait))
+    except ConfigurationError as error:
+        return {"error": str(error), "usage": True}
     except (ClusterError, TimeoutError, ValueError) as error:
         return {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - a plugin's command; the client is told

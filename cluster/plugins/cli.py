@@ -117,7 +117,7 @@ def _operation(name: str) -> Callable[..., Any]:
 
 
 def _status(master: Master) -> None:
-    found = remote.processes(master.pidfiles)
+    found = operating.look(master.pidfiles)
     for process in found:
         click.echo(process)
     if not found[0].alive or found[0].worker is not None:

@@ -76,21 +76,17 @@ class _PidFiles:
 
     def _check(self, replacing: bool) -> None:
         _make(self._directory)
-        other = None if replacing else self._other()
-        if other is not None:
-            raise ConfigurationError(f"pidfiles: {self._directory} is used by a cluster that runs (master {other}); "
+        if not replacing and self._used():
+            pid = remote.read_pid(os.path.join(self._directory, "master.pid")) or "of an unknown pid"
+            raise ConfigurationError(f"pidfiles: {self._directory} is used by a cluster that runs (master {pid}); "
                                      "each cluster needs a directory of its own")
 
-    def _other(self) -> int | None:
-        """The pid of another master that lives and has its files in our directory."""
-        path = os.path.join(self._directory, "master.pid")
-        pid = remote.read_pid(path)
+    def _used(self) -> bool:
+        """Whether another master has its files in our directory: one that listens lives, whatever the files say."""
         try:
-            if pid is None or pid == os.getpid() or not remote.alive(pid, os.stat(path).st_mtime):
-                return None
-            return pid if answers(os.path.join(self._directory, remote.SOCKET)) else None
+            return answers(self._gate.address)
         except OSError:
-            return None
+            return False
 
     def _begin(self, take_over: bool = False) -> None:
         self._ours = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -102,6 +103,65 @@ def test_c2_signals_where_nobody_answers(shop: Workshop) -> None:
     stranger.write_text(f"{os.getpid()}\n")
     os.utime(stranger, (1, 1))
     assert run(shop, "status", code=1)[0] == f"master {os.getpid()} dead"
+
+
+def test_c2_who_answers_lives(shop: Workshop) -> None:
+    """C2: a master that listens is alive and is asked, whatever became of its pid file; so are its workers."""
+    server = started(shop)
+    path = shop.directory / "pids" / "master.pid"
+    now = shop.pids()
+    lines = [f"master {server.pid} alive", f"worker 0 {now['worker.0']} alive", f"worker 1 {now['worker.1']} alive"]
+    for file in (path, path.with_name("worker.0.pid")):
+        os.utime(file, (time.time() - 3600,) * 2)
+    assert run(shop, "status") == lines
+    for text in ("", "rubbish"):
+        path.write_text(text)
+        assert run(shop, "status") == lines
+    path.unlink()
+    assert run(shop, "status") == lines
+    second = shop.script(SERVER, "something", name="second.py")
+    assert second.wait_exit() != 0 and "is used by a cluster that runs" in second.output
+    server.signal(signal.SIGSTOP)  # who listens is known all the same
+    assert run(shop, "status")[0] == lines[0]
+    server.signal(signal.SIGCONT)
+    assert run(shop, "shutdown") == ["shutdown: under way"]
+    server.assert_gone()
+
+
+def test_c1_a_hung_master(shop: Workshop) -> None:
+    """C1: a master that takes no commands gets the signal at once, and does not do it twice when it wakes up."""
+    server = started(shop)
+    server.signal(signal.SIGSTOP)
+    assert re.fullmatch(f"restart: sent SIG(HUP|USR2) to {server.pid}", run(shop, "restart")[0])
+    server.signal(signal.SIGCONT)
+    server.wait_for(rf"^EVENT {server.pid} close$")
+    server.pid = int(server.wait_for(r"EVENT (\d+) old master gone")[1])
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+    assert len(server.events("restarting")) == 1
+
+
+def test_a_command_that_takes_its_time(shop: Workshop) -> None:
+    """A command that was taken is waited for, also beyond the time in which it has to be taken."""
+    slow = """
+import gevent
+from cluster import remote
+remote.ANSWER = 1.0
+def slow():
+    gevent.sleep(2 * remote.ANSWER)
+    return "slept"
+def refuse(n=0):
+    raise package.OperationFailed("refuse: not today")
+"""
+    body = slow + SERVER.replace("m.use(package.cli())", "m.command('slow', slow).command('refuse', refuse)\n"
+                                                         "m.use(package.cli())")
+    server = shop.script(body).ready()
+    client = shop.run(*server.process.args[:2], "slow")
+    assert client.wait_exit() == 0 and client.lines == ["slow: slept"]
+    refused = shop.run(*server.process.args[:2], "refuse")
+    assert refused.wait_exit() == 1 and refused.lines == ["refuse: not today"]
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
 
 
 def test_c2_no_permission_counts_as_alive(shop: Workshop) -> None:
