@@ -21,6 +21,11 @@ def yes_or_no(word: str) -> bool:
     return lower in ("yes", "true", "on", "1")
 
 
+def key(name: str) -> str:
+    """The one spelling of a command's name, in which underscores, hyphens and spaces mean the same."""
+    return normal(name).replace("-", " ")
+
+
 class Argument(NamedTuple):
     """A typed argument of a command; ``required`` ones have no default."""
 
@@ -74,11 +79,16 @@ class Command(NamedTuple):
     def usage(self) -> str:
         """Name and arguments, as in ``resize N``; those with a default in brackets."""
         words = [name.name.upper() if name.required else f"[{name.name.upper()}]" for name in self.arguments]
-        return " ".join([self.name.replace(" ", "-"), *words])
+        return " ".join([self.word, *words])
+
+    @property
+    def word(self) -> str:
+        """Its name as one word of a command line, as in ``reopen-logs``."""
+        return key(self.name).replace(" ", "-")
 
 
 class Commands:
-    """Commands by name; underscores and spaces mean the same."""
+    """Commands by name; underscores, hyphens and spaces mean the same."""
 
     def __init__(self) -> None:
         self._commands: dict[str, Command] = {}
@@ -90,13 +100,13 @@ class Commands:
         if command.access not in ACCESS:
             raise ConfigurationError(f"access of command {command.name!r} is one of {', '.join(ACCESS)}, "
                                      f"not {command.access!r}")
-        if normal(command.name) in self._commands:
+        if command.name in self:
             raise ConfigurationError(f"there is a command {command.name!r} already")
-        self._commands[normal(command.name)] = command
+        self._commands[key(command.name)] = command
 
     def get(self, name: str) -> Command:
         """The command *name*. Raises `ConfigurationError` that says which there are."""
-        command = self._commands.get(normal(name)) if isinstance(name, str) else None
+        command = self._commands.get(key(name)) if isinstance(name, str) else None
         if command is None:
             hint = did_you_mean(str(name), self._commands, "; there are " + ", ".join(sorted(self._commands)))
             raise ConfigurationError(f"no command {name!r}{hint}")
@@ -107,7 +117,7 @@ class Commands:
         return name in self and not any(argument.required for argument in self.get(name).arguments)
 
     def __contains__(self, name: str) -> bool:
-        return normal(name) in self._commands
+        return key(name) in self._commands
 
     def __iter__(self) -> Iterator[Command]:
         return iter(self._commands.values())

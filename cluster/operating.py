@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 
 from . import narration
+from .commands import key
 from .counters import quantile
 from .errors import RemoteError
 from .remote import SOCKET, NotRunning, Process, Remote, processes
@@ -53,7 +55,7 @@ def operate(
     refused, fails, or cannot be asked for by a signal.
     """
     signals = default_signals() if by_signal is None else by_signal
-    signal = None if words else signals.get(name)
+    signal = None if words else signals.get(key(name))
     # a signal tells nobody how it went: who wants to wait for that gives the master more time
     patience = HASTE if signal is not None and not wait else None
     listening = None
@@ -70,6 +72,13 @@ def operate(
     if signal is None:
         raise RemoteError(f"{name}: the master ({alive[0].pid}) does not answer, and no signal means that")
     return _send(alive[:1], signal)
+
+
+def shown(name: str, value: Any) -> str:
+    """What a command line shows of the *value* that a command gave."""
+    if value is None:
+        return f"{name}: done"
+    return f"{name}: {value}" if isinstance(value, str) else json.dumps(value, indent=2, default=repr)
 
 
 def look(directory: str) -> list[Process]:

@@ -31,7 +31,8 @@ class Operations:
             Command("spawn", self.spawn, "Have n workers more (less, when n is negative).", (count, signal),
                     workers=True),
             Command("remove", self.remove, "Have n workers less; the highest slots go.", (count, signal), workers=True),
-            Command("resize", self.resize, "Have n workers.", (Argument("n", int, required=True),), workers=True),
+            Command("resize", self.resize, "Have n workers.", (Argument("n", int, required=True), signal),
+                    workers=True),
             Command("kill", self.kill, "Send a signal to all workers.", (Argument("signal", str, "SIGTERM"),)),
             Command("restart workers", self.restart_workers, "Replace every worker.", (signal,)),
             Command("restart", self.restart, "Replace the master and its workers by new ones.", (signal,)),
@@ -55,6 +56,7 @@ class Operations:
     def spawn(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
         """Have *n* workers more; ``spawn(-n)`` is ``remove(n, signal)``. Done when they are ready."""
         n = _whole("spawn", n)
+        signals.number(signal)  # a wrong one is wrong also where none is sent
         return self.remove(-n, signal) if n < 0 else self._ask("spawn", n)
 
     def remove(self, n: int = 1, signal: str = "SIGQUIT") -> Result:

@@ -6,14 +6,15 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from . import operating, remote
 from .counters import quantile
-from .errors import ClusterError
+from .errors import ClusterError, did_you_mean
+from .program import OneLine
 
 #: how long a command waits until it is done, in seconds
 WAIT = 120.0
@@ -39,14 +40,15 @@ def _with_where(function: Any) -> Any:
     return function
 
 
-class Refused(click.ClickException):
-    """What the cluster said no to, or nobody was there to ask."""
+class Operator(click.Command):
+    """A command for a running cluster: what the cluster says no to, or that nobody was there to ask, is one line."""
 
-    exit_code = 1
-
-    def show(self, file: Any = None) -> None:
-        """One line."""
-        click.echo(f"cluster: {self.message}", err=True, file=file)
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except ClusterError as error:
+            raise OneLine(str(error), error.exit_code) from None
 
 
 def secret_of(file: str | None) -> str | None:
@@ -59,19 +61,16 @@ def secret_of(file: str | None) -> str | None:
 
 def ask(directory: str | None, socket: str | None, secret_file: str | None, name: str, *words: str,
         wait: float = WAIT) -> Any:
-    """Run a command in the cluster that the options mean. Raises `Refused`."""
-    try:
-        if socket is None:
-            return operating.operate(os.path.abspath(directory or "pids"), name, words, wait=wait)
-        if directory is not None:
-            raise click.UsageError("use --pidfiles or --socket, not both")
-        with remote.Remote.at(socket, secret_of(secret_file)) as connection:
-            return connection.command(name, words, wait)
-    except ClusterError as error:
-        raise Refused(str(error)) from None
+    """Run a command in the cluster that the options mean. Raises `ClusterError`."""
+    if socket is None:
+        return operating.operate(os.path.abspath(directory or "pids"), name, words, wait=wait)
+    if directory is not None:
+        raise click.UsageError("use --pidfiles or --socket, not both")
+    with remote.Remote.at(socket, secret_of(secret_file)) as connection:
+        return connection.command(name, words, wait)
 
 
-@click.command()
+@click.command(cls=Operator)
 @_with_where
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C.")
@@ -96,16 +95,13 @@ def status(directory: str | None, socket: str | None, secret_file: str | None, a
 def _status(directory: str | None, socket: str | None, secret_file: str | None) -> Any:
     try:
         found = ask(directory, socket, secret_file, "status", wait=0.0)
-    except Refused:
+    except ClusterError:
         if socket is not None:
             raise
         # no answer: the files tell at least who lives
-        try:
-            found = operating.look(os.path.abspath(directory or "pids"))
-        except ClusterError as error:
-            raise Refused(str(error)) from None
+        found = operating.look(os.path.abspath(directory or "pids"))
         if not any(process.alive for process in found):
-            raise Refused("not running: " + ", ".join(map(str, found))) from None
+            raise remote.NotRunning("not running: " + ", ".join(map(str, found))) from None
         return {"answers": False, "processes": [dataclasses.asdict(process) for process in found]}
     for process in (found, *found["workers"]):
         process["memory"] = operating.memory(process["pid"])
@@ -126,23 +122,47 @@ def _simple(name: str, command: str, help: str) -> click.Command:
 
     run.__doc__ = help
     run.__name__ = name
-    return click.command(name)(_with_where(_no_wait(run)))
+    return click.command(name, cls=Operator)(_with_where(_no_wait(run)))
 
 
 def _say(name: str, value: Any) -> None:
     click.echo(f"{name}: {value}" if isinstance(value, str) else f"{name}: done")
 
 
-@click.command()
-@click.argument("n", type=int)
+@click.command(cls=Operator)
+@click.argument("n", type=click.IntRange(min=0))
+@click.argument("signal", default="SIGQUIT")
 @_with_where
 @_no_wait
-def resize(n: int, directory: str | None, socket: str | None, secret_file: str | None, no_wait: bool) -> None:
-    """Have N workers."""
-    _say("resize", ask(directory, socket, secret_file, "resize", str(n), wait=0.0 if no_wait else WAIT))
+def resize(n: int, signal: str, directory: str | None, socket: str | None, secret_file: str | None,
+           no_wait: bool) -> None:
+    """Have N workers; those that are too many end by SIGNAL."""
+    _say("resize", ask(directory, socket, secret_file, "resize", str(n), signal, wait=0.0 if no_wait else WAIT))
 
 
-@click.command()
+def of_the_cluster(name: str, known: Iterable[str]) -> click.Command:
+    """The command *name*, which is none of those *known* to the program: the running cluster may have it."""
+
+    # words may begin with a hyphen, as in ``spawn -1``
+    @click.command(name, cls=Operator, context_settings={"ignore_unknown_options": True})
+    @click.argument("words", nargs=-1)
+    @_with_where
+    @_no_wait
+    def forward(words: tuple[str, ...], directory: str | None, socket: str | None, secret_file: str | None,
+                no_wait: bool) -> None:
+        """Ask the running cluster for this command."""
+        try:
+            value = ask(directory, socket, secret_file, name, *words, wait=0.0 if no_wait else WAIT)
+        except remote.NotRunning as error:
+            hint = did_you_mean(name, known, ".")
+            raise remote.NotRunning(
+                f"no such command {name!r}{hint} No cluster was found to ask for it, either: {error}") from None
+        click.echo(operating.shown(name, value))
+
+    return forward
+
+
+@click.command(cls=Operator)
 @click.argument("address", metavar="PATH|HOST:PORT")
 @click.option("--secret-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
               help=f"Holds the secret of a REPL on a port. Default: ${_SECRET}, or it is asked for.")
@@ -154,11 +174,7 @@ def repl(address: str, secret_file: str | None) -> None:
     if secret is None and "/" not in address and address.rpartition(":")[2].isdecimal() and not os.path.exists(address):
         secret = click.prompt("secret", hide_input=True)
     connect: Callable[[], remote.Remote] = lambda: _greeted(remote.Remote.at(address, secret))  # noqa: E731
-    try:
-        code = Console(connect).run()
-    except ClusterError as error:
-        raise Refused(str(error)) from None
-    raise SystemExit(code)
+    raise SystemExit(Console(connect).run())
 
 
 def _greeted(connection: remote.Remote) -> remote.Remote:

@@ -10,15 +10,18 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
+from .errors import EXIT_USAGE
 
 #: where ``cluster serve`` listens when nothing else is said
 DEFAULT_ADDRESS = "127.0.0.1:8000"
 
 
 class OneLine(click.ClickException):
-    """An error that the user can do something about: one line, exit code 2."""
+    """An error that the user can do something about: one line, and an exit code."""
 
-    exit_code = 2
+    def __init__(self, message: str, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click's type hint says one for all
 
     def show(self, file: Any = None) -> None:
         """Print it."""
@@ -26,7 +29,10 @@ class OneLine(click.ClickException):
 
 
 class Program(click.Group):
-    """Loads the commands for a running cluster only where they are wanted: ``serve`` has to start fast."""
+    """Loads the commands for a running cluster only where they are wanted: ``serve`` has to start fast.
+
+    A name that it does not know may be a command that a plugin added to the running cluster, which is asked for it.
+    """
 
     def _complete(self) -> None:
         from .operators import add_to
@@ -37,6 +43,10 @@ class Program(click.Group):
         """A command by name."""
         if cmd_name not in self.commands:
             self._complete()
+        if cmd_name not in self.commands:
+            from .operators import of_the_cluster
+
+            return of_the_cluster(cmd_name, self.commands)
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -45,7 +55,9 @@ class Program(click.Group):
         return super().list_commands(ctx)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]},
+             epilog="Any other command is asked of the running cluster, which has more, also from plugins: "
+                    "cluster spawn 1, cluster stats.")
 @click.version_option(__version__, prog_name="cluster", message="%(prog)s %(version)s")
 def program() -> None:
     """Serve a WSGI application, a TCP server or a job on all cores, without failing a request."""

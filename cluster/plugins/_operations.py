@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
-from ..commands import Command
+from ..commands import Command, key
 from ..errors import ClusterError, ConfigurationError
 from ..results import Result
 from ..signals import number as signal_number
@@ -147,7 +147,7 @@ def _of_command(command: Command) -> Function:
             (argument.name, inspect.Parameter.empty if argument.required else argument.default)
             for argument in command.arguments)]
     ])
-    return Function(command.name.replace(" ", "_"), run, command.help)
+    return Function(key(command.name).replace(" ", "_"), run, command.help)
 
 
 def everything(master: Master) -> dict[str, Function]:

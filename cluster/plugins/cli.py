@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__, operating, remote, signals
+from ..commands import key
 from ..errors import EXIT_FAILED, EXIT_USAGE, ClusterError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -83,13 +84,13 @@ class _Cli:
         entries = [*self._defined, *_ENTRIES]
         known = {word for entry in entries for word in entry.spellings}
         for command in master.commands:
-            word = command.name.replace(" ", "-")
+            word = command.word
             if command.access != "inproc" and word not in known and word not in operating.SPOKEN.values():
                 entries.append(_Entry((word,), _operation(command.name), command.help, command.usage))
         return entries
 
     def _find(self, master: Master, word: str) -> _Entry | None:
-        words = (word, word.replace("_", "-"))  # a command's underscores and spaces mean the same
+        words = (word, key(word).replace(" ", "-"))  # as a command's name is one word here
         return next((entry for entry in self.entries(master) if set(words) & set(entry.spellings)), None)
 
 
@@ -109,9 +110,8 @@ def _operation(name: str) -> Callable[..., Any]:
     def run(master: Master, *words: str) -> Any:
         master.commands.get(name).parse(words)  # a wrong argument is found without asking anybody
         meanings = signals.meaning(master.options["signals"], master.commands.__contains__)
-        by_signal = {command: number for number, command in meanings.items() if command is not None}
-        value = operating.operate(master.pidfiles, name, words, by_signal)
-        return f"{operating.spoken(name)}: {value}" if isinstance(value, str) else value
+        by_signal = {key(command): number for number, command in meanings.items() if command is not None}
+        return operating.shown(operating.spoken(name), operating.operate(master.pidfiles, name, words, by_signal))
 
     return run
 

@@ -52,8 +52,8 @@ def test_c1_not_running(shop: Workshop) -> None:
     assert run(shop, "-v") == run(shop, "--version") == [__version__]
     helps = "\n".join(run(shop, "help"))
     assert helps == "\n".join(run(shop, "-h"))
-    for expected in ("-s, --status, status", "-S, --stop, stop", "resize N", "-x, --xx, xx", "an entry of mine",
-                     "add A [B]", "Add two numbers.", "reopen-logs"):
+    for expected in ("-s, --status, status", "-S, --stop, stop", "resize N [SIGNAL]", "-x, --xx, xx",
+                     "an entry of mine", "add A [B]", "Add two numbers.", "reopen-logs"):
         assert expected in helps
 
 
@@ -66,7 +66,11 @@ def test_c1_c2_running(shop: Workshop) -> None:
     assert run(shop, "resize", "3") == ["resize: under way"]
     eventually(lambda: len(server.workers()) == 3, "three workers")
     assert run(shop, "resize", "four", code=2) == ["resize: n is a whole number, not 'four'"]
-    assert run(shop, "resize", code=2) == ["resize needs n: resize N"]
+    assert run(shop, "resize", code=2) == ["resize needs n: resize N [SIGNAL]"]
+    assert run(shop, "resize", "-1", code=2) == ["resize() takes a number of workers, not -1"]
+    assert "no signal 'SIGFOO'" in run(shop, "spawn", "1", "SIGFOO", code=2)[0] and len(server.workers()) == 3
+    for word in ("reopen-logs", "reopen_logs", "reopen logs"):
+        assert run(shop, word) == ["reopen logs: under way"]
     assert run(shop, "add", "40") == ["42"] and run(shop, "add", "1", "1") == ["2"]
     assert run(shop, "xx", "a", "b") == [f"XX {server.pid} a b"]
     before = server.workers()

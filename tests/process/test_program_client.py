@@ -78,7 +78,37 @@ def test_stop_and_who_is_not_there(shop: Workshop) -> None:
     server.assert_gone()
 
 
-@pytest.mark.parametrize("words", [("resize", "four"), ("resize",), ("status", "--pidfiles", "a", "--socket", "b")])
+def test_commands_of_plugins(shop: Workshop) -> None:
+    """Issue 3: what is in the registry, a plugin's too, is a command of the program with the same usage and errors."""
+    missing = run(shop, "stats", code=1)
+    assert "no such command 'stats'; did you mean 'status'?" in missing and "not running: no pid files in" in missing
+    plugins = """
+def beat(n: int, word="tick"):
+    if n < 0:
+        raise package.OperationFailed("beat: not backwards")
+    return {"beats": [word] * n}
+m.use(package.responsetimes()).command("beat it", beat)
+m.command("say nothing", lambda: None).command("say", lambda *words: "said")
+"""
+    server = shop.script(SERVER.replace("trace(m)", plugins + "trace(m)")).ready()
+    eventually((shop.directory / "repl.sock").exists, "the REPL listens")
+    assert json.loads(run(shop, "beat-it", "2", "--pidfiles", "pids")) == {"beats": ["tick", "tick"]}
+    assert json.loads(run(shop, "beat_it", "--socket", "repl.sock", "1", "tock")) == {"beats": ["tock"]}
+    assert json.loads(run(shop, "responsetimes"))["requests"] == 0
+    assert run(shop, "say-nothing") == "say-nothing: done\n" and run(shop, "say") == "say: said\n"
+    assert run(shop, "spawn", "1") == "spawn: done\n" and len(server.workers()) == 3
+    assert run(shop, "spawn", "-1", "SIGTERM", "--no-wait") == "spawn: under way\n"
+    assert run(shop, "beat-it", code=2) == "cluster: beat it needs n: beat-it N [WORD]\n"
+    assert run(shop, "beat-it", "x", code=2) == "cluster: beat it: n is a whole number, not 'x'\n"
+    assert run(shop, "beat-it", "-3", code=1) == "cluster: beat: not backwards\n"
+    assert "no command 'beat-them'; did you mean 'beat it'?" in run(shop, "beat-them", code=2)
+    assert "Usage: " in run(shop, "beat-it", "1", "--pidfiles", "a", "--socket", "b", code=2)
+    assert "asked of the running cluster" in re.sub(r"\s+", " ", run(shop, "--help"))
+    _end(server)
+
+
+@pytest.mark.parametrize("words", [("resize", "-1"), ("resize", "four"), ("resize",),
+                                   ("status", "--pidfiles", "a", "--socket", "b")])
 def test_wrong_usage(shop: Workshop, words: tuple[str, ...]) -> None:
     """Exit code 2."""
     assert "Usage: " in run(shop, *words, code=2)
