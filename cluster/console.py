@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -11,11 +12,9 @@ from typing import Any
 
 import click
 
-from .remote import NotRunning, Remote
+from .remote import MORE, PROMPT, NotRunning, Remote
 
-PROMPT = "cluster> "
-MORE = "     ... "
-#: seconds in which a new master is waited for, after the old one has ended
+#: seconds in which a new master is waited for, after the old one should have ended
 RECONNECT = 30.0
 _HISTORY = "~/.cluster_history"
 
@@ -27,6 +26,8 @@ class Console:
         self._connect = connect
         self._remote = connect()
         self._matches: list[str] = []
+        #: seconds that the old master may take to end, after which the new one listens; None: as long as it likes
+        self._drain: float | None = 0.0
 
     def run(self) -> int:
         """Until the end of the input or of the cluster. Returns the exit code."""
@@ -41,61 +42,98 @@ class Console:
                         self._ask({"forget": True})
                         prompt = PROMPT
                         continue
-                    answer = self._ask({"line": line})
+                    answer = self._run_line(line)
                     if answer.get("left"):
                         return 0
                     prompt = MORE if answer.get("more") else PROMPT
                 except EOFError:
                     click.echo()
                     return 0
-                except (KeyboardInterrupt, NotRunning) as reason:
-                    if isinstance(reason, KeyboardInterrupt):
-                        click.echo()  # answers may be on their way that nobody waits for: begin anew
-                    if not self._reconnect():
+                except KeyboardInterrupt:  # answers may be on their way that nobody waits for: begin anew
+                    click.echo()
+                    if not self._reconnect("what was begun runs on in the master"):
                         return 1
                     prompt = PROMPT
+                except NotRunning:
+                    if not self._reconnect("the last line may not have been run to its end"):
+                        return 1
+                    prompt = PROMPT
+
+    def _run_line(self, line: str) -> dict[str, Any]:
+        """Have the session take *line*. Ctrl-C ends what runs, and the session stays; a second one waits no more.
+
+        Raises `NotRunning`, KeyboardInterrupt.
+        """
+        pressed = False
+
+        def press(number: int, frame: object) -> None:
+            nonlocal pressed
+            if pressed:
+                raise KeyboardInterrupt
+            pressed = True
+            self._remote.send({"interrupt": True})
+
+        self._remote.send({"line": line})
+        # an exception might come in the middle of a message, whose beginning would then be lost
+        before = signal.signal(signal.SIGINT, press)
+        try:
+            return self._answer()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request and show what comes until its answer. Raises `NotRunning`."""
         self._remote.send(request)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
         while True:
             message = self._remote.receive(None)
             if "out" in message:
                 sys.stdout.write(message["out"])
                 sys.stdout.flush()
             elif "told" in message:
-                click.echo(f"* {message['told']}")
+                self._hear(message)
             elif "error" in message:
                 click.echo(message["error"])
                 return message
             else:
                 return message
 
-    def _reconnect(self) -> bool:
+    def _hear(self, message: dict[str, Any]) -> None:
+        click.echo(f"* {message['told']}")
+        if "drain" in message:
+            self._drain = message["drain"]
+
+    def _reconnect(self, fate: str) -> bool:
+        """Begin a session, with the new master where there is one. *fate*: what became of the last line."""
         with contextlib.suppress(NotRunning):
             while True:  # its last words
                 message = self._remote.receive(0.1)
                 if "told" in message:
-                    click.echo(f"* {message['told']}")
+                    self._hear(message)
         self._remote.close()
-        deadline = time.monotonic() + RECONNECT
+        patience = None if self._drain is None else self._drain + RECONNECT
+        began = time.monotonic()
         waiting = False
         while True:
             try:
                 self._remote = self._connect()
             except NotRunning:
-                if time.monotonic() > deadline:
+                if patience is not None and time.monotonic() - began > patience:
                     click.echo("* nobody listens any more", err=True)
                     return False
                 if not waiting:
-                    click.echo(f"* disconnected; waiting up to {RECONNECT:g} s for a new master (Ctrl-C ends)")
+                    limit = "" if patience is None else f" up to {patience:g} s"
+                    click.echo(f"* disconnected; waiting{limit} for a new master (Ctrl-C ends)")
                     waiting = True
                 try:
                     time.sleep(0.1)
                 except KeyboardInterrupt:
                     return False
             else:
-                click.echo("* connected to a new session; the last line was not run to its end")
+                click.echo(f"* connected to a new session; {fate}")
+                self._drain = 0.0
                 return True
 
     # -- line editing

@@ -6,14 +6,14 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from . import operating, remote
 from .counters import quantile
-from .errors import ClusterError, did_you_mean
+from .errors import ClusterError, RemoteError, did_you_mean
 from .program import OneLine
 
 #: how long a command waits until it is done, in seconds
@@ -173,18 +173,24 @@ def repl(address: str, secret_file: str | None) -> None:
     secret = secret_of(secret_file)
     if secret is None and "/" not in address and address.rpartition(":")[2].isdecimal() and not os.path.exists(address):
         secret = click.prompt("secret", hide_input=True)
-    connect: Callable[[], remote.Remote] = lambda: _greeted(remote.Remote.at(address, secret))  # noqa: E731
-    raise SystemExit(Console(connect).run())
+    raise SystemExit(Console(lambda: _repl_at(address, secret)).run())
 
 
-def _greeted(connection: remote.Remote) -> remote.Remote:
-    """A connection that answers: a wrong secret shows only now. Raises `NotRunning`."""
+def _repl_at(address: str, secret: str | None) -> remote.Remote:
+    """A connection to a REPL: only when it answers is it known who is there. Raises `NotRunning`, `RemoteError`."""
+    connection = remote.Remote.at(address, secret)
     try:
         connection.send({"complete": ""})
-        connection.receive()
-    except remote.NotRunning:
+        answer = connection.receive()
+        while "told" in answer:
+            answer = connection.receive()
+        if "names" not in answer:
+            raise RemoteError(f"no REPL is at {address}, which only takes commands; use(repl(ADDRESS)) makes one")
+    except ClusterError as error:
         connection.close()
-        raise remote.NotRunning("nobody answers there; is the secret right?") from None
+        if isinstance(error, remote.HungUp):
+            raise remote.NotRunning(f"{address} hung up: is the secret right? Are too many connected?") from None
+        raise
     return connection
 
 

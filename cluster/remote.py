@@ -22,6 +22,9 @@ from .system import close_descriptor
 
 #: the first line that a program sends, to be answered in JSON instead of by a prompt
 PROGRAM = "#!cluster json"
+#: what a REPL asks for a line with, and for more of a statement
+PROMPT = "cluster> "
+MORE = "     ... "
 #: the socket beside the pid files that takes commands
 SOCKET = "master.sock"
 #: seconds that a master may take to take a command

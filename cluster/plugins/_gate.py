@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..master import Master
 
 _socket = gevent.monkey.get_original("socket", "socket")
-#: conversations at one time
+#: conversations at one time; connections that have not sent the secret are counted apart
 _MOST = 32
 #: connections that the kernel queues
 _QUEUE = 64
@@ -69,16 +69,22 @@ class Gate:
     """Listens on a unix socket (0600, the same user or root only) or a TCP port, and has each connection served.
 
     *converse* is called with each connection, in a greenlet of its own; when it returns the connection is closed.
+    *strangers*: whoever connects is a stranger until *converse* has called `admit`.
     """
 
-    def __init__(self, master: Master, address: str | tuple[str, int], converse: Callable[[Any], None]) -> None:
+    def __init__(
+        self, master: Master, address: str | tuple[str, int], converse: Callable[[Any], None], strangers: bool = False
+    ) -> None:
         self._address = address
         self._converse = converse
+        self._strange = strangers
         self._listener: Any = None
         self._watcher: Any = None
         self._inode: tuple[int, int] | None = None
         #: who is connected: greenlet → connection
         self.conversations: dict[Any, Any] = {}
+        #: who is connected and has not been admitted, the oldest first
+        self.strangers: dict[Any, Any] = {}
         master.on("after fork", self._abandon)
 
     @property
@@ -131,12 +137,31 @@ class Gate:
         except OSError:
             return
         connection = gevent.socket.socket(self._listener.family, self._listener.type, fileno=descriptor)
-        if len(self.conversations) >= _MOST or not self._welcome(connection):
+        if not self._welcome(connection) or (not self._strange and len(self.conversations) >= _MOST):
             connection.close()
             return
         greenlet = gevent.Greenlet(self._serve, connection)
-        self.conversations[greenlet] = connection
+        if self._strange:
+            # those who know nothing must not keep out who does, and who does says so at once
+            if len(self.strangers) >= _MOST:
+                self._drop(next(iter(self.strangers)))
+            self.strangers[greenlet] = connection
+        else:
+            self.conversations[greenlet] = connection
         greenlet.start()
+
+    def _drop(self, greenlet: Any) -> None:
+        self.strangers.pop(greenlet).close()
+        greenlet.kill(block=False)
+
+    def admit(self) -> bool:
+        """The client of this greenlet is none of the strangers any more. False when there is no room for it."""
+        here = gevent.getcurrent()
+        connection = self.strangers.pop(here, None)
+        if connection is None or len(self.conversations) >= _MOST:
+            return False
+        self.conversations[here] = connection
+        return True
 
     def _welcome(self, connection: Any) -> bool:
         if not isinstance(self._address, str) or not hasattr(constants, "SO_PEERCRED"):
@@ -151,11 +176,12 @@ class Gate:
             pass  # the client has gone, or is none
         finally:
             self.conversations.pop(gevent.getcurrent(), None)
+            self.strangers.pop(gevent.getcurrent(), None)
             connection.close()
 
     def hang_up(self) -> None:
         """End all conversations but the one that asks for it."""
-        for greenlet in list(self.conversations):
+        for greenlet in [*self.conversations, *self.strangers]:
             if greenlet is not gevent.getcurrent():
                 greenlet.kill(block=False)
 
@@ -179,14 +205,15 @@ class Gate:
 
     def _abandon(self, worker: Any) -> None:
         """In a forked worker: close our copies. The hub that watched them is gone, so not through it."""
-        for held in (self._listener, *self.conversations.values()):
+        for held in (self._listener, *self.conversations.values(), *self.strangers.values()):
             if held is not None:
                 _abandoned.append(held)
                 close_descriptor(held.fileno())
-        _abandoned.extend(self.conversations)
+        _abandoned.extend([*self.conversations, *self.strangers])
         self._listener = self._watcher = None
         self._inode = None
         self.conversations = {}
+        self.strangers = {}
 
 
 def _bind_tcp(address: tuple[str, int]) -> Any:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import codeop
 import contextlib
 import contextvars
 import io
+import os
 import rlcompleter
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import gevent
+
+from ..errors import ClusterError
 
 #: whom what is printed goes to, in the greenlets of a session and those that they spawn; None: to the real stdout
 _listener: contextvars.ContextVar[Session | None] = contextvars.ContextVar("listener", default=None)
 
 _STREAMS = ("stdout", "stderr")
+#: how the names of the files begin whose frames no traceback shows: what is between a line and what it calls
+_OURS = os.path.join(os.path.dirname(__file__), "_")
 
 
 class _Switch(io.TextIOBase):
@@ -51,8 +56,18 @@ class _Switch(io.TextIOBase):
         return super().__getattribute__(name)
 
 
+def _display(value: object) -> None:
+    """Stands for ``sys.displayhook``, which shows what an expression at the prompt gave."""
+    session = _listener.get()
+    if session is None:
+        sys.__displayhook__(value)
+    else:
+        session.show(value)
+
+
 def listen_to_prints() -> None:
-    """Have ``sys.stdout`` and ``sys.stderr`` tell apart who prints."""
+    """Have ``sys.stdout``, ``sys.stderr`` and ``sys.displayhook`` tell apart who prints."""
+    sys.displayhook = _display
     for name in _STREAMS:
         stream = getattr(sys, name)
         if not isinstance(stream, _Switch):
@@ -61,6 +76,7 @@ def listen_to_prints() -> None:
 
 def stop_listening() -> None:
     """Give them back, in a worker or when the last session has ended."""
+    sys.displayhook = sys.__displayhook__
     for name in _STREAMS:
         stream = getattr(sys, name)
         if isinstance(stream, _Switch):
@@ -101,6 +117,10 @@ class Session:
         self._send = send
         self._compile = codeop.CommandCompiler()
         self._lines: list[str] = []
+        #: the greenlet that runs a line, which `interrupt` may end
+        self._running: Any = None
+        self._sending = False
+        self._interrupted = False
         #: the client has called exit()
         self.left = False
         # Python's own would close the standard input of the master
@@ -110,15 +130,24 @@ class Session:
 
     def write(self, text: str) -> None:
         """Show *text* as it is."""
-        self._send(text)
+        if gevent.getcurrent() is not self._running:
+            self._send(text)
+            return
+        self._sending = True
+        try:
+            self._send(text)
+        finally:
+            self._sending = False
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def title(self, text: str) -> None:
         """Show a heading."""
-        self._send(f"\n  {text}\n")
+        self.write(f"\n  {text}\n")
 
     def row(self, key: object, value: object) -> None:
         """Show one figure, as ``key: value``."""
-        self._send(f"    {key}: {value}\n")
+        self.write(f"    {key}: {value}\n")
 
     # -- evaluating
 
@@ -127,42 +156,54 @@ class Session:
         self._lines.append(line)
         source = "\n".join(self._lines)
         try:
-            complete = self._compile(source, "<repl>", "single")
+            code = self._compile(source, "<repl>", "single")
         except (SyntaxError, OverflowError, ValueError, RecursionError, MemoryError) as error:
             self._lines.clear()
-            self._say_error(error, 0)
+            self._say_error(error)
             return False
-        if complete is None:
+        if code is None:
             return True
         self._lines.clear()
-        self.run(source)
+        self._run(code)
         return False
 
     def forget(self) -> None:
         """Drop the lines of a statement that is not complete."""
         self._lines.clear()
 
-    def run(self, source: str) -> None:
-        """Run *source*, and show the value when it ends in an expression."""
+    def _run(self, code: CodeType) -> None:
+        """Run *code*. What its expressions give is shown by `_display`."""
         with self._printing_here():
+            self._running, self._interrupted = gevent.getcurrent(), False
             try:
-                tree = ast.parse(source, "<repl>")
-                last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-                if tree.body:
-                    exec(compile(tree, "<repl>", "exec"), self.namespace)
-                if isinstance(last, ast.Expr):
-                    self.show(eval(compile(ast.Expression(last.value), "<repl>", "eval"), self.namespace))
+                exec(code, self.namespace)
             except gevent.GreenletExit:
                 raise  # it is the session that is to end
             except BaseException as error:  # noqa: BLE001 - the client's own, a gevent.Timeout for one
-                self._say_error(error, 1)
+                self._running = None
+                self._say_error(error)
+            finally:
+                self._running = None
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the line that runs, if one does. The session and its names stay."""
+        # in the hub: the line cannot end between the look and the throw
+        gevent.get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        if self._running is None:
+            return
+        if self._sending:  # half a message would be none to the client
+            self._interrupted = True
+        else:
+            self._running.throw(KeyboardInterrupt)
 
     def show(self, value: Any) -> None:
         """Show a value, and keep it as ``_``."""
         if value is None:
             return
         self.namespace["_"] = value
-        self._send(f"{value!r}\n")
+        self.write(f"{value!r}\n")
 
     @contextlib.contextmanager
     def _printing_here(self) -> Iterator[None]:
@@ -172,13 +213,13 @@ class Session:
         finally:
             _listener.reset(token)
 
-    def _say_error(self, error: BaseException, skip: int) -> None:
-        trace = error.__traceback__
-        for _ in range(skip):
-            trace = trace.tb_next if trace is not None else None
-        if isinstance(error, SyntaxError):
-            trace = None
-        self._send("".join(traceback.format_exception(type(error), error, trace)))
+    def _say_error(self, error: BaseException) -> None:
+        if isinstance(error, ClusterError):
+            self.write(f"{error}\n")  # its text is a line for the operator
+        elif isinstance(error, SyntaxError):
+            self.write("".join(traceback.format_exception_only(error)))
+        else:
+            self.write(_traceback(error))
 
     # -- completing
 
@@ -195,3 +236,13 @@ class Session:
             except Exception:  # noqa: BLE001 - somebody's attribute raised; then there is nothing to complete
                 return []
         return sorted(set(matches))
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback of *error* and of what it came from, without our frames."""
+    told = traceback.TracebackException.from_exception(error)
+    chain = [told]
+    for one in chain:
+        one.stack = traceback.StackSummary.from_list([f for f in one.stack if not f.filename.startswith(_OURS)])
+        chain += [other for other in (one.__cause__, one.__context__) if other is not None]
+    return "".join(told.format())

@@ -15,7 +15,7 @@ import gevent.lock
 import gevent.select
 
 from ..errors import ConfigurationError
-from ..remote import PROGRAM
+from ..remote import MORE, PROGRAM, PROMPT
 from . import _answers, _operations, _options
 from ._functions import define, functions
 from ._gate import Gate, Line, Reader
@@ -24,8 +24,6 @@ from ._session import Namespace, Session, listen_to_prints, stop_listening
 if TYPE_CHECKING:
     from ..master import Master
 
-PROMPT = "cluster> "
-MORE = "     ... "
 #: seconds that a client has to send the secret
 _SECRET_TIME = 10.0
 #: seconds within which a program says that it is one
@@ -103,8 +101,8 @@ class _Server:
         self._master = master
         self._secret = secret
         self._secret_file = secret_file
-        self._gate = Gate(master, address, self._converse)
-        self._endings: dict[Any, Callable[[str], None]] = {}
+        self._gate = Gate(master, address, self._converse, strangers=secret is not None or secret_file is not None)
+        self._endings: dict[Any, Callable[..., None]] = {}
         master.at_start(self._check)
         master.on("listening", lambda: None if master.predecessor else self._open())
         master.on("old master gone", self._open)
@@ -136,20 +134,25 @@ class _Server:
 
     def _closing(self) -> None:
         """A drain may take long, and is worth watching; but where a new master takes over, it is to be asked."""
-        replaced = self._master.successor is not None
-        self._tell_all("this master is replaced; the session ends here" if replaced else "the cluster is closing")
-        if replaced:
-            self._close()
+        if self._master.successor is None:
+            self._tell_all("the cluster is closing")
+            return
+        # a client may wait for the new master, which listens once this one has ended
+        self._tell_all("this master is replaced; the session ends here", drain=self._master.options["timeout"] or None)
+        self._end()
 
     def _close(self) -> None:
         self._tell_all("the master has ended; good-bye")
+        self._end()
+
+    def _end(self) -> None:
         self._gate.close()
         self._gate.hang_up()
 
-    def _tell_all(self, text: str) -> None:
-        def say(tell: Callable[[str], None]) -> None:
+    def _tell_all(self, text: str, **more: Any) -> None:
+        def say(tell: Callable[..., None]) -> None:
             try:
-                tell(text)
+                tell(text, **more)
             except OSError:
                 pass
 
@@ -160,7 +163,7 @@ class _Server:
 
     def _converse(self, connection: Any) -> None:
         reader = Reader(connection)
-        if self._secret is not None and not self._knows_secret(connection, reader):
+        if self._secret is not None and not (self._knows_secret(connection, reader) and self._gate.admit()):
             return
         # a program or a browser begins at once, a person waits for the prompt
         quick = reader.pending or bool(gevent.select.select([connection], [], [], _QUICK)[0])
@@ -190,7 +193,7 @@ class _Conversation:
     """With one client: at a prompt, or in JSON with a program that shows its own."""
 
     def __init__(
-        self, master: Master, connection: Any, reader: Reader, endings: dict[Any, Callable[[str], None]], here: Any
+        self, master: Master, connection: Any, reader: Reader, endings: dict[Any, Callable[..., None]], here: Any
     ) -> None:
         self._master = master
         self._connection = connection
@@ -215,9 +218,10 @@ class _Conversation:
         with self._one_at_a_time:
             self._connection.sendall(data)
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, **more: Any) -> None:
+        """Show *text* whatever is going on; programs are told *more*."""
         if self._as_program:
-            self._send({"told": text})
+            self._send({"told": text, **more})
         else:
             self._send_text(f"\n{text}\n")
 
@@ -248,17 +252,35 @@ class _Conversation:
         return line is not None and line.strip() == PROGRAM
 
     def _with_program(self) -> None:
+        """Answer requests, one at a time and each in a greenlet of its own: `interrupt` has to be heard meanwhile."""
         self._as_program = True
-        while (line := self._reader.line()) is not None:
-            try:
-                request = json.loads(line)
-            except (ValueError, RecursionError):
-                request = None
-            if not isinstance(request, dict):
-                self._send({"error": "a request is an object"})
-                return
+        running = None
+        try:
+            while (line := self._reader.line()) is not None:
+                try:
+                    request = json.loads(line)
+                except (ValueError, RecursionError):
+                    request = None
+                if isinstance(request, dict) and "interrupt" in request:
+                    self._session.interrupt()
+                    continue
+                if running is not None:
+                    running.join()
+                if not isinstance(request, dict):
+                    self._send({"error": "a request is an object"})
+                    return
+                running = gevent.spawn(self._reply, request)
+            if running is not None:  # the client may have ended its side only
+                running.join()
+        finally:
+            if running is not None:
+                running.kill(block=False)
+
+    def _reply(self, request: dict[str, Any]) -> None:
+        try:
             self._send(self._answer(request))
-            gevent.sleep(0)
+        except OSError:
+            pass  # the client has gone, as the next line that is read from it says
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if isinstance(request.get("line"), str):

@@ -377,3 +377,120 @@ def test_t3_the_program_without_a_terminal(shop: Workshop) -> None:
     end(server)
     done = run("correct horse", "2 ** 10\n")
     assert done.returncode == 1 and "nothing answers at" in done.stderr
+
+
+def test_t3_ctrl_c_ends_the_line_and_keeps_the_session(shop: Workshop) -> None:
+    """T3: Ctrl-C ends what runs, also while it prints without end; what catches that runs on, and it is said."""
+    server = serve(shop)
+    client = shop.run(sys.executable, "-m", "cluster", "repl", "repl.sock", stdin=subprocess.PIPE)
+
+    def type_in(text: str) -> None:
+        assert client.process.stdin is not None
+        client.process.stdin.write(text.encode())
+        client.process.stdin.flush()
+
+    def press() -> None:
+        client.process.send_signal(signal.SIGINT)
+
+    type_in("import gevent, os; kept = 5\n")
+    type_in("print('begun'); gevent.sleep(3600)\n")
+    client.wait_for("begun$")
+    press()
+    client.wait_for("^KeyboardInterrupt")
+    type_in("kept + 1\n")
+    client.wait_for("6$")
+    type_in("while True: print('flood')\n\n")
+    client.wait_for("flood$", 100)
+    press()
+    client.wait_for("^KeyboardInterrupt", 2)
+    type_in("kept + 2\n")
+    client.wait_for("7$")
+    type_in(f"""def stubborn():
+    while not os.path.exists({str(shop.directory / "go")!r}):
+        try:
+            gevent.sleep(0.01)
+        except KeyboardInterrupt:
+            print("ignored")
+    open({str(shop.directory / "ended")!r}, "w").close()
+
+print("stubborn"); stubborn()
+""")
+    client.wait_for("stubborn$")
+    press()
+    client.wait_for("^ignored$")
+    press()
+    client.wait_for("connected to a new session; what was begun runs on in the master")
+    assert not (shop.directory / "ended").exists()
+    shop.write("go", "")
+    eventually((shop.directory / "ended").exists, "it has run to its end")
+    type_in("kept\n")
+    client.wait_for("^NameError: name 'kept'")
+    assert client.process.stdin is not None
+    client.process.stdin.close()
+    assert client.wait_exit() == 0
+    assert "Traceback" not in server.output, server.output[-3000:]
+    end(server)
+
+
+def test_t4_a_client_waits_for_the_new_master_as_long_as_the_old_one_may_take(shop: Workshop) -> None:
+    """T4: the new master listens when the old one has drained, within `timeout`; the client waits for that."""
+    shop.write("app.py", """
+    import os
+    import gevent
+    from tracing import say
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/hold":
+            say("HOLDS")
+            while not os.path.exists("go"):
+                gevent.sleep(0.01)
+        start_response("200 OK", [])
+        return [b"done"]
+    """)
+    shop.write("hurried.py", "from cluster import console, program\nconsole.RECONNECT = 0.2\nprogram.main()\n")
+    server = serve(shop)
+    held = connect(server.address())
+    held.sendall(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.wait_for("^HOLDS$")
+    client = shop.run(sys.executable, "-m", "hurried", "repl", "repl.sock", stdin=subprocess.PIPE)
+    assert client.process.stdin is not None
+    client.process.stdin.write(b"restart()\n1\n")
+    client.process.stdin.flush()
+    client.wait_for("waiting up to 60.2 s for a new master")
+    shop.write("go", "")
+    client.wait_for("connected to a new session")
+    client.process.stdin.close()
+    assert client.wait_exit() == 0 and b"200 OK" in held.recv(1000)
+    held.close()
+    server.pid = int(server.wait_for(r"EVENT (\d+) old master gone")[1])
+    end(server)
+
+
+def test_t3_a_socket_without_a_repl(shop: Workshop) -> None:
+    """T3: `cluster repl` at the socket beside the pid files says that no REPL is there."""
+    body = 'trace(cluster("app:app").set(workers=1).use(package.pidfiles())).listen(0, "127.0.0.1")'
+    server = shop.script(body).ready()
+    eventually((shop.directory / "pids" / "master.sock").exists, "the socket")
+    done = subprocess.run([sys.executable, "-m", "cluster", "repl", "pids/master.sock"], cwd=shop.directory,
+                          input="1\n", capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1 and "cluster> " not in done.stdout
+    assert done.stderr.startswith("cluster: no REPL is at pids/master.sock") and done.stderr.count("\n") == 1
+    end(server)
+
+
+def test_t1_strangers_do_not_keep_the_operator_out(shop: Workshop) -> None:
+    """T1: connections that do not send the secret are as many as they like; the oldest are dropped for new ones."""
+    server = serve(shop, '0, secret="correct horse"')
+    port = int(server.wait_for(r"^REPL 127.0.0.1:(\d+)")[1])
+    known = Talk(("127.0.0.1", port), prompt=False)
+    known.connection.sendall(b"correct horse\n")
+    known.until("cluster> ")
+    idle = [connect(("127.0.0.1", port)) for _ in range(40)]
+    with remote.Remote.at(f"127.0.0.1:{port}", "correct horse") as program:
+        assert program.command("double", ["4"]) == 8
+    assert known("1 + 1") == "2\n"
+    assert idle[0].recv(1) == b""
+    for one in idle:
+        one.close()
+    known.close()
+    end(server)
