@@ -12,6 +12,13 @@ from .events import normal
 #: machine's user, the network
 ACCESS = ("inproc", "local", "remote")
 
+#: names that mean something else on one of the surfaces, which would hide a command: surface → names
+TAKEN = {
+    "the REPL": {"help", "pids", "select", "echo", "shutdown", "stop", "exit", "quit", "m", "master", "workers", "size",
+                 "ages", "states", "version"},
+    "the command line": {"help", "version", "serve", "check", "repl", "shutdown", "stop"},
+}
+
 
 def yes_or_no(word: str) -> bool:
     """What *word* says. Raises ValueError for anything but yes, true, on, 1, no, false, off, 0."""
@@ -49,7 +56,7 @@ class Command(NamedTuple):
     workers: bool = False
     access: str = "local"
 
-    def accept(self, words: Sequence[str], through: str = "local") -> list[Any]:
+    def accept(self, words: Sequence[Any], through: str = "local") -> list[Any]:
         """The arguments to run it with, given as *words*, when it is asked for from *through* (one of `ACCESS`).
 
         Raises `ConfigurationError` when it may not be asked for from there, or for wrong arguments.
@@ -58,14 +65,18 @@ class Command(NamedTuple):
             raise ConfigurationError(f"{self.name} cannot be asked for from here")
         return self.parse(words)
 
-    def parse(self, words: Sequence[str]) -> list[Any]:
-        """Typed arguments from *words*. Raises `ConfigurationError` that says how it is used."""
+    def parse(self, words: Sequence[Any]) -> list[Any]:
+        """Typed arguments from *words*. What is no text has its type already, and so has what is the default.
+
+        Raises `ConfigurationError` that says how it is used.
+        """
         if len(words) > len(self.arguments):
             raise ConfigurationError(f"{self.name} takes no more arguments than these: {self.usage}")
         values = []
         for argument, word in zip(self.arguments, words, strict=False):
+            typed = not isinstance(word, str) or word == argument.default
             try:
-                values.append(argument.type(word))
+                values.append(word if typed else argument.type(word))
             except ValueError:
                 kind = _KINDS.get(argument.type, "something else")
                 raise ConfigurationError(f"{self.name}: {argument.name} is {kind}, not {word!r}") from None
@@ -94,7 +105,8 @@ class Commands:
         self._commands: dict[str, Command] = {}
 
     def add(self, command: Command) -> None:
-        """Register *command*. Raises `ConfigurationError` when its name is taken or its function not callable."""
+        """Register *command*. Raises `ConfigurationError` when its name is taken, here or on a surface, or its function
+        not callable."""
         if not callable(command.run):
             raise ConfigurationError(f"command {command.name!r} needs a function, not {command.run!r}")
         if command.access not in ACCESS:
@@ -102,6 +114,10 @@ class Commands:
                                      f"not {command.access!r}")
         if command.name in self:
             raise ConfigurationError(f"there is a command {command.name!r} already")
+        for surface, names in TAKEN.items():
+            if key(command.name) in names:
+                raise ConfigurationError(f"no command can be called {command.name!r}: "
+                                         f"{surface} has something else of that name")
         self._commands[key(command.name)] = command
 
     def get(self, name: str) -> Command:

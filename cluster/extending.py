@@ -64,7 +64,7 @@ class Extensible:
         *arguments*: typed arguments; by default they are read from the function's signature, where a type is taken
         from the annotation or the default. *access*: ``inproc``, ``local`` or ``remote``, the farthest place that may
         ask for it. *workers*: a worker may ask for it, too. What *function* returns is shown; it should be what JSON
-        can carry, or a `Result`. Raises `ConfigurationError` when the name is taken.
+        can carry, or a `Result`. Raises `ConfigurationError` when the name is taken, by a command or on a surface.
         """
         found = signature_arguments(function) if arguments is None else tuple(arguments)
         self._commands.add(Command(name, function, help or _first_line(function), found, workers, access))

@@ -41,17 +41,6 @@ def _done(result: Result, text: str) -> Outcome:
     return Outcome(text)
 
 
-def _spawn(master: Master, socket: Any, n: int = 1, signal: str = "SIGQUIT") -> Outcome:
-    """Have n workers more; less when n is negative, these end by signal."""
-    result = master.spawn(n, signal)
-    return _done(result, f"{'spawned' if n >= 0 else 'removed'} {abs(n)}")
-
-
-def _resize(master: Master, socket: Any, n: int) -> Outcome:
-    """Have n workers."""
-    return _done(master.resize(n), f"{n} workers")
-
-
 def _pids(master: Master, socket: Any) -> None:
     """Show the pids of master and workers."""
     socket.row("master", master.status()["pid"])
@@ -61,6 +50,9 @@ def _pids(master: Master, socket: Any) -> None:
 
 def _kill(master: Master, socket: Any, id: int, signal: str = "SIGTERM") -> Outcome:
     """Send signal to the worker in slot id."""
+    if not isinstance(id, int):
+        raise ConfigurationError("kill(id, signal) sends a signal to the worker in one slot, as in kill(0, 'SIGTERM'); "
+                                 "m.kill('SIGTERM') sends it to all")
     found = [worker for worker in master.workers if worker.id == id]
     if not found:
         raise ConfigurationError(f"there is no worker {id}")
@@ -79,17 +71,6 @@ def _stop(master: Master, socket: Any) -> Outcome:
     """End at once."""
     master.destroy()
     return Outcome("ending at once")
-
-
-def _restart(master: Master, socket: Any, signal: str = "SIGQUIT") -> Outcome:
-    """Replace the master and its workers by new ones; the old ones end by signal."""
-    return _done(master.restart(signal), "a new master takes over")
-
-
-def _reload(master: Master, socket: Any, signal: str = "SIGQUIT") -> Outcome:
-    """Replace the workers by a new generation, or keep the old one."""
-    result = master.reload(signal)
-    return _done(result, "reload complete")
 
 
 def _select(master: Master, socket: Any, field: str) -> None:
@@ -126,20 +107,33 @@ NAMES = {
     "_": "The last value.",
 }
 
-_OWN = {
+#: what is said when one of the registry's operations is done, instead of that
+_SAYINGS: dict[str, Callable[..., str]] = {
+    "spawn": lambda n, signal: f"{'spawned' if n >= 0 else 'removed'} {abs(n)}",
+    "resize": lambda n, signal: f"{n} workers",
+    "restart": lambda signal: "a new master takes over",
+    "reload": lambda signal: "reload complete",
+}
+
+#: functions of the REPL alone; no command may have such a name, but `kill`, which means one worker here
+OWN = {
     function.name: function
     for function in (
         Function("help", _help, "Show this."),
         *(Function(run.__name__.lstrip("_"), run, (run.__doc__ or "").strip())
-          for run in (_spawn, _resize, _pids, _kill, _shutdown, _stop, _restart, _reload, _select, _echo)),
+          for run in (_pids, _kill, _shutdown, _stop, _select, _echo)),
     )
 }
 
 
 def _of_command(command: Command) -> Function:
     def run(master: Master, socket: Any, *args: Any) -> Any:
-        value = command.run(*args)
-        return _done(value, f"{command.name}: done") if isinstance(value, Result) else value
+        values = command.parse(args)
+        value = command.run(*values)
+        if not isinstance(value, Result):
+            return value
+        saying = _SAYINGS.get(command.name)
+        return _done(value, saying(*values) if saying else f"{command.name}: done")
 
     run.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
@@ -153,7 +147,7 @@ def _of_command(command: Command) -> Function:
 def everything(master: Master) -> dict[str, Function]:
     """Functions by name: the registry's commands, ours, those that were defined; the later take precedence."""
     from_commands = [_of_command(command) for command in master.commands]
-    return {**{function.name: function for function in from_commands}, **_OWN, **functions}
+    return {**{function.name: function for function in from_commands}, **OWN, **functions}
 
 
 def signature(function: Function) -> str:
@@ -171,7 +165,16 @@ def names(master: Master, session: Any) -> dict[str, Any]:
 
     def bound(function: Function) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            return function.run(master, session, *args, **options)
+            try:
+                takes = inspect.signature(function.run)
+            except (TypeError, ValueError):  # nobody knows
+                return function.run(master, session, *args, **options)
+            try:
+                given = takes.bind(master, session, *args, **options)
+            except TypeError as error:
+                raise ConfigurationError(f"{function.name}{signature(function)}: {error}") from None
+            given.apply_defaults()
+            return function.run(*given.args, **given.kwargs)
 
         call.__name__ = call.__qualname__ = function.name
         call.__doc__ = function.description

@@ -138,8 +138,9 @@ def test_t2_s4_functions_and_names(shop: Workshop) -> None:
     talk = Talk(str(shop.directory / "repl.sock"))
     helps = talk("help()")
     for expected in ("spawn(n=1, signal='SIGQUIT')", "pids()", "kill(id, signal='SIGTERM')", "shutdown()", "stop()",
-                     "restart(signal='SIGQUIT')", "reload(signal='SIGQUIT')", "resize(n)", "select(field)",
-                     "echo(*words)", "hello(*args)\n        Say hello.", "double(n=1)\n        Twice n.", "stats()"):
+                     "restart(signal='SIGQUIT')", "reload(signal='SIGQUIT')",
+                     "resize(n, signal='SIGQUIT')", "select(field)", "echo(*words)",
+                     "hello(*args)\n        Say hello.", "double(n=1)\n        Twice n.", "stats()"):
         assert expected in helps, helps
     assert talk("hello(1, 'a')") == "\n  Greeting\n    hello: (1, 'a')\n"
     assert talk("double(21)") == "42\n" and talk("echo('a', 1)") == "a 1\n"
@@ -152,6 +153,7 @@ def test_t2_s4_functions_and_names(shop: Workshop) -> None:
     assert talk("spawn(-1, 'SIGTERM')") == "removed 1\n" and talk("resize(2)") == "2 workers\n"
     assert talk("size") == "2\n"
     assert talk("kill(0, 'SIGKILL')") == f"sent SIGKILL to {first}\n" and "there is no worker 9" in talk("kill(9)")
+    assert "kill(0, 'SIGTERM'); m.kill('SIGTERM') sends it to all" in talk("kill('SIGTERM')")
     server.wait_for(r"EVENT \d+ worker killed 0/")
     eventually(lambda: talk("[w.ready for w in workers]") == "[True, True]\n", "a new worker is ready")
     for _ in range(3):
@@ -493,4 +495,42 @@ def test_t1_strangers_do_not_keep_the_operator_out(shop: Workshop) -> None:
     for one in idle:
         one.close()
     known.close()
+    end(server)
+
+
+def test_t1_each_expression_is_shown(shop: Workshop) -> None:
+    """T1: as at Python's prompt, each expression of a line and of a loop is shown, and `_` is the last."""
+    server = serve(shop, quiet=False)
+    talk = Talk(str(shop.directory / "repl.sock"))
+    assert talk("5; 6") == "5\n6\n" and talk("_") == "6\n"
+    talk.connection.sendall(b"for i in range(3): i\n\n")
+    assert talk.until("cluster> ") == "     ... 0\n1\n2\n" and talk("_") == "2\n"
+    assert talk("None; x = 1") == ""
+    assert talk("__import__('sys').displayhook.__name__") == "'_display'\n"
+    talk.close()
+    end(server)
+
+
+def test_t2_arguments_have_the_types_of_the_registry(shop: Workshop) -> None:
+    """T2: a command's arguments are typed as on every surface; what is wrong is one line, without our frames."""
+    server = serve(shop)
+    talk = Talk(str(shop.directory / "repl.sock"))
+    talk("def beat(n: int, loud: bool = False): return [n] * n, loud\n")
+    talk("m.command('beat', beat) and None")
+    talk.close()
+    talk = Talk(str(shop.directory / "repl.sock"))
+    assert talk("beat('3')") == talk("beat(3)") == talk("beat(n='3')") == "([3, 3, 3], False)\n"
+    assert talk("beat(1, 'yes')") == talk("beat(loud=True, n=1)") == "([1], True)\n"
+    assert talk("beat('x')") == "beat: n is a whole number, not 'x'\n"
+    assert talk("beat()") == "beat(n, loud=False): missing a required argument: 'n'\n"
+    assert talk("beat(1, 2, 3)") == "beat(n, loud=False): too many positional arguments\n"
+    assert talk("pids(1)") == "pids(): too many positional arguments\n"
+    assert talk("resize('2')") == "2 workers\n"
+    assert talk("resize(-1)") == "resize() takes a number of workers, not -1\n"
+    assert talk("spawn(1, 'SIGFOO')").startswith("no signal 'SIGFOO'") and talk("size") == "2\n"
+    raised = talk("beat(None)")
+    assert re.fullmatch(r'Traceback .*:\n  File "<repl>", line 1, in <module>\n  File "<repl>", line 1, in beat\n'
+                        r"TypeError: can't multiply .*\n", raised), raised
+    assert "the REPL has something else of that name" in talk("m.command('select', beat)")
+    talk.close()
     end(server)

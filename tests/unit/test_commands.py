@@ -63,6 +63,21 @@ def test_refused_at_once() -> None:
     master.command("y", keyword, arguments=[Argument("must", int)])
 
 
+def test_names_that_a_surface_has() -> None:
+    """T2, C1: a command is not called what means something else on a surface, which would hide it there."""
+    from cluster import operators
+    from cluster.plugins import _operations, cli
+    from cluster.program import program
+
+    operators.add_to(program)
+    master = Master()
+    names = {*_operations.OWN, *", ".join(_operations.NAMES).split(", "), *program.commands,
+             *(word for entry in cli.cli.entries(master) for word in entry.spellings if not word.startswith("-"))}
+    for name in names - {"_"}:
+        with pytest.raises(ConfigurationError, match=r"already|something else of that name"):
+            master.command(name, double)
+
+
 def test_attributes_of_plugins() -> None:
     """m.provide(): once per name, and a missing one says that a plugin is missing."""
     master = Master()
