@@ -58,7 +58,7 @@ def _make(directory: str) -> None:
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"exceptions: cannot make {directory}: {error.strerror}") from error
+        raise ConfigurationError(f"exceptions: cannot make {directory}: {error.strerror}") from None
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigurationError(f"exceptions: cannot write in {directory}: permission denied")
 

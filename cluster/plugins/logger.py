@@ -123,7 +123,7 @@ class _Files:
             for descriptor in opened:
                 close_descriptor(descriptor)
             name = error.filename or self._directory
-            raise ConfigurationError(f"logger: cannot write {name}: {error.strerror}") from error
+            raise ConfigurationError(f"logger: cannot write {name}: {error.strerror}") from None
         self.log, self._access, self._errors = opened
 
     def _owner(self) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ def _make(directory: str) -> None:
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"pidfiles: cannot make {directory}: {error.strerror}") from error
+        raise ConfigurationError(f"pidfiles: cannot make {directory}: {error.strerror}") from None
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigurationError(f"pidfiles: cannot write in {directory}: permission denied")
 

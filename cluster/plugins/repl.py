@@ -75,6 +75,7 @@ class _Repl:
 def _kept_secret(path: str) -> str:
     """The secret in the file, made when there is none. Raises `ConfigurationError`."""
     try:
+        _make_directory_of(path)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
@@ -90,7 +91,14 @@ def _kept_secret(path: str) -> str:
             file.write(made + "\n")
         return made
     except OSError as error:
-        raise ConfigurationError(f"repl(): cannot keep a secret in {path}: {error.strerror}") from error
+        raise ConfigurationError(f"repl(): cannot keep a secret in {path}: {error.strerror}") from None
+
+
+def _make_directory_of(path: str) -> None:
+    """Raises OSError."""
+    directory = os.path.dirname(path)
+    if not os.path.exists(directory):
+        os.makedirs(directory, exist_ok=True)
 
 
 class _Server:
@@ -101,6 +109,7 @@ class _Server:
         self._master = master
         self._secret = secret
         self._secret_file = secret_file
+        self._path = address if isinstance(address, str) else None
         self._gate = Gate(master, address, self._converse, strangers=secret is not None or secret_file is not None)
         self._endings: dict[Any, Callable[..., None]] = {}
         master.at_start(self._check)
@@ -114,11 +123,13 @@ class _Server:
         """See to it that we can listen later: now an error ends the script, then it is one line."""
         if self._secret is None and self._secret_file is not None:
             self._secret = _kept_secret(self._secret_file)
-        if not replacing:  # else the old master listens, as it should
-            try:
+        try:
+            if self._path is not None:
+                _make_directory_of(self._path)
+            if not replacing:  # else the old master listens, as it should
                 self._gate.check()
-            except OSError as error:
-                raise ConfigurationError(self._cannot(error)) from error
+        except OSError as error:
+            raise ConfigurationError(self._cannot(error)) from None
 
     def _cannot(self, error: OSError) -> str:
         return f"repl: cannot listen on {self._gate.address}: {error.strerror or error}"

@@ -46,11 +46,22 @@ class Heartbeat:
         master.command("beat", self.beat, help="Write the heartbeat file now.")
         master.expose("heartbeat says", self.says, with_worker=True)
         repl.define("heartbeat", self.show, "Show how often the heart has beaten.")
+        master.at_start(self.check)
         # a new master beats once it has taken over: until then the old one does
         master.on("listening", lambda: None if master.predecessor else self.begin())
         master.on("restarting", lambda data: data.update(heartbeat={"beats": self.beats}))
         master.on("restart", self.carry_on)
         master.on("closing", self.end)
+
+    def check(self, replacing: bool) -> None:
+        """Make the directory. What cannot be written ends the script now, and is one line later."""
+        directory = os.path.dirname(self._path)
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"heartbeat: cannot make {directory}: {error.strerror}") from None
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigurationError(f"heartbeat: cannot write in {directory}: permission denied")
 
     def begin(self) -> None:
         """Beat from now on."""

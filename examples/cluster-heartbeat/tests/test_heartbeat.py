@@ -19,7 +19,7 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"ok"]
 m = cluster.cluster(app).set(workers=1, restart_threshold=0)
-m.use(cluster.pidfiles(), cluster.heartbeat("beat.json", interval=0.05), cluster.cli())
+m.use(cluster.pidfiles(), cluster.heartbeat("run/beat.json", interval=0.05), cluster.cli())
 m.listen("unix:app.sock")
 """
 
@@ -37,7 +37,7 @@ def test_a_life(tmp_path: Path) -> None:
     """It beats, over a restart too, takes a command, hears its workers, and leaves nothing running."""
     (tmp_path / "server.py").write_text(SERVER)
     server = subprocess.Popen([sys.executable, "server.py"], cwd=tmp_path)
-    beat = tmp_path / "beat.json"
+    beat = tmp_path / "run" / "beat.json"
 
     def beats() -> dict[str, Any]:
         return dict(json.loads(beat.read_text())) if beat.exists() else {"beats": 0, "pid": 0, "said": ""}
@@ -65,6 +65,14 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """It ends the script, at its start."""
+    (tmp_path / "run").write_text("")
+    (tmp_path / "server.py").write_text(SERVER)
+    done = subprocess.run([sys.executable, "server.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "heartbeat: cannot make" in done.stderr
 
 
 def test_wrong_options() -> None:
