@@ -108,6 +108,28 @@ def test_the_socket_is_private_and_survives_nonsense(shop: Workshop) -> None:
     assert again.wait_exit() == 0
 
 
+def test_what_became_of_a_command(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that was taken gets no signal as well: it outlasts the wait, or nobody tells its end."""
+    commands = """
+def slow():
+    while not os.path.exists("go"):
+        __import__("gevent").sleep(0.01)
+m.command("slow", slow).command("vanish", lambda: os._exit(3))
+"""
+    server = shop.script(SERVER.replace("trace(m)", commands + "trace(m)")).ready()
+    eventually((shop.directory / "pids" / "master.sock").exists, "the socket")
+    monkeypatch.setattr(remote, "ANSWER", 1.0)
+    pids = str(shop.directory / "pids")
+    with pytest.raises(RemoteError, match=r"slow was taken, and is not done after 0.1 s"):
+        operating.operate(pids, "slow", wait=0.1)
+    shop.write("go", "")
+    with pytest.raises(RemoteError, match=r"vanish was taken, and nobody knows what became of it"):
+        operating.operate(pids, "vanish", by_signal={"vanish": signal.SIGHUP})
+    server.assert_gone()
+    assert not server.events("restarting")
+    (shop.directory / "pids" / "master.sock").unlink()
+
+
 def _bound(pid: int) -> list[str]:
     inodes = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     table = Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]
