@@ -56,7 +56,7 @@ class Command(NamedTuple):
     workers: bool = False
     access: str = "local"
 
-    def accept(self, words: Sequence[Any], through: str = "local") -> list[Any]:
+    def accept(self, words: Sequence[str], through: str = "local") -> list[Any]:
         """The arguments to run it with, given as *words*, when it is asked for from *through* (one of `ACCESS`).
 
         Raises `ConfigurationError` when it may not be asked for from there, or for wrong arguments.

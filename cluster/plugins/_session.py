@@ -139,6 +139,7 @@ class Session:
         finally:
             self._sending = False
         if self._interrupted:
+            self._interrupted = False
             raise KeyboardInterrupt
 
     def title(self, text: str) -> None:

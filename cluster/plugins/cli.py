@@ -85,7 +85,7 @@ class _Cli:
         known = {word for entry in entries for word in entry.spellings}
         for command in master.commands:
             word = command.word
-            if command.access != "inproc" and word not in known and word not in operating.SPOKEN.values():
+            if command.access != "inproc" and word not in known:
                 entries.append(_Entry((word,), _operation(command.name), command.help, command.usage))
         return entries
 

@@ -85,7 +85,7 @@ def test_c1_c2_running(shop: Workshop) -> None:
     run(shop, "shutdown")
     server.assert_gone()
     assert run(shop, "status", code=1)[0] == f"master {server.pid} dead"
-    for word in ("stop", "-S", "-g"):
+    for word in ("stop", "-S", "-g", "close"):
         server = started(shop)
         run(shop, word)
         server.assert_gone()
