@@ -70,7 +70,7 @@ def test_c1_c2_running(shop: Workshop) -> None:
     assert run(shop, "resize", "-1", code=2) == ["resize() takes a number of workers, not -1"]
     assert "no signal 'SIGFOO'" in run(shop, "spawn", "1", "SIGFOO", code=2)[0] and len(server.workers()) == 3
     for word in ("reopen-logs", "reopen_logs", "reopen logs"):
-        assert run(shop, word) == ["reopen logs: under way"]
+        assert run(shop, word)[0].startswith("reopen logs: ")
     assert run(shop, "add", "40") == ["42"] and run(shop, "add", "1", "1") == ["2"]
     assert run(shop, "xx", "a", "b") == [f"XX {server.pid} a b"]
     before = server.workers()
@@ -117,7 +117,8 @@ def test_c2_who_answers_lives(shop: Workshop) -> None:
     lines = [f"master {server.pid} alive", f"worker 0 {now['worker.0']} alive", f"worker 1 {now['worker.1']} alive"]
     for file in (path, path.with_name("worker.0.pid")):
         os.utime(file, (time.time() - 3600,) * 2)
-    assert run(shop, "status") == lines
+    eventually(lambda: run(shop, "status") == lines, "the master answers in time")
+    path.with_name("worker.0.pid").touch()
     for text in ("", "rubbish"):
         path.write_text(text)
         assert run(shop, "status") == lines
@@ -128,7 +129,7 @@ def test_c2_who_answers_lives(shop: Workshop) -> None:
     server.signal(signal.SIGSTOP)  # who listens is known all the same
     assert run(shop, "status")[0] == lines[0]
     server.signal(signal.SIGCONT)
-    assert run(shop, "shutdown") == ["shutdown: under way"]
+    assert run(shop, "shutdown")[0].startswith("shutdown: ")
     server.assert_gone()
 
 
