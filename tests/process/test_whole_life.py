@@ -221,7 +221,7 @@ def test_every_line_of_a_whole_life(shop: Workshop) -> None:
     old = server.pid
     talk.connection.sendall(b"restart()\n")
     told = talk.rest()
-    assert "a new master takes over\n" in told and told.endswith("the master has ended; good-bye\n")
+    assert "a new master takes over\n" in told and told.endswith("this master is replaced; the session ends here\n")
     server.ready(2)
     record.shows(
         "a restart",
