@@ -19,9 +19,13 @@ from . import _options
 if TYPE_CHECKING:
     from ..master import Master
 
-_SECRET = re.compile(r"secret|passw|pwd|token|key|auth|credential|cookie|session|private|signature|salt|dsn",
-                     re.IGNORECASE)
-_IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+_WORDS = "secret|pass|pwd|token|key|auth|credential|cookie|session|private|signature|salt|dsn|jwt|webhook"
+_SECRET = re.compile(_WORDS, re.IGNORECASE)
+#: up to the last @, as a password may have / and @ in it
+_IN_URL = re.compile(r"(?<=://)\S*(?=@)")
+#: ``password=…``, ``"password": …``, ``--password …``, and all that follows: where it ends, only its reader knows.
+#: Not ``key:/``, as in a list of directories
+_PAIR = re.compile(rf"""((?:{_WORDS})\w*[\\"']*(?:[\s=]|:(?!/))).+""", re.IGNORECASE | re.DOTALL)
 #: the shell's, directories
 _HARMLESS = ("PWD", "OLDPWD")
 MASK = "********"
@@ -34,8 +38,9 @@ def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20
     """The plugin.
 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
-    a report. *keep*: how many reports are kept; the oldest go. Values of environment variables whose names look like
-    secrets are masked, and so are passwords in addresses. Provides ``m.exceptions.report(worker, error)``, the text.
+    a report. *keep*: how many reports are kept; the oldest go, and no other files. In the environment, values of
+    variables whose names look like secrets are masked, and so is what follows such a name in another value, and user
+    and password in an address. Provides ``m.exceptions.report(worker, error)``, the text.
     Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
     error when the cluster starts.
     """
@@ -65,8 +70,12 @@ def _make(directory: str) -> None:
 
 def masked(environment: dict[str, str]) -> dict[str, str]:
     """*environment* without secrets, sorted by name."""
-    return {name: MASK if _SECRET.search(name) and name not in _HARMLESS else _IN_URL.sub(MASK, value)
+    return {name: MASK if _SECRET.search(name) and name not in _HARMLESS else _without_secrets(value)
             for name, value in sorted(environment.items())}
+
+
+def _without_secrets(value: str) -> str:
+    return _PAIR.sub(rf"\g<1>{MASK}", _IN_URL.sub(MASK, value))
 
 
 class _Memory(logging.Handler):

@@ -132,10 +132,25 @@ def test_exceptions_writes_reports(shop: Workshop) -> None:
 
 @pytest.mark.parametrize("name", [
     "API_KEY", "MySecret", "PASSWORD", "DB_PASSWD", "AUTH", "X_TOKEN", "SESSION_ID", "DSN", "AWS_SECRET_ACCESS_KEY",
-    "cookie",
+    "cookie", "DB_PASS", "SSH_PASSPHRASE", "JWT", "SLACK_WEBHOOK_URL",
 ])
 def test_what_looks_like_a_secret_is_masked(name: str) -> None:
     """By name; and passwords in addresses whatever the name."""
     environment: dict[str, Any] = {name: "hush", "URL": "redis://u:hush@h:1/0?x=1", "LANG": "C"}
     assert masked(environment) == dict(sorted(
         {name: MASK, "URL": f"redis://{MASK}@h:1/0?x=1", "LANG": "C"}.items()))
+
+
+@pytest.mark.parametrize("value, shown", [
+    ("postgres://u:hu/sh@hu:sh@db/x", f"postgres://{MASK}@db/x"),
+    ("redis://:hush@a, redis://hush@b", f"redis://{MASK}@a, redis://{MASK}@b"),
+    ("Server=x;Password=hush;Port=1", f"Server=x;Password={MASK}"),
+    ('{"user": "u", "api_key": "hush"}', f'{{"user": "u", "api_key":{MASK}'),
+    ("Authorization: Bearer hush", f"Authorization:{MASK}"),
+    ("-v --db-password hush", f"-v --db-password {MASK}"),
+    ("token=hu\nsh", f"token={MASK}"),
+    ("/opt/key:/usr/bin", "/opt/key:/usr/bin"),
+])
+def test_secrets_within_values_are_masked(value: str, shown: str) -> None:
+    """Fault: of a password with a slash or an @ in an address, and of ``password=…`` in a value, a part was mailed."""
+    assert masked({"VALUE": value}) == {"VALUE": shown}
