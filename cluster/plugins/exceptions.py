@@ -29,6 +29,8 @@ _PAIR = re.compile(rf"""((?:{_WORDS})\w*[\\"']*(?:[\s=]|:(?!/))).+""", re.IGNORE
 #: the shell's, directories
 _HARMLESS = ("PWD", "OLDPWD")
 MASK = "********"
+#: names of reports, as `Reports` makes them
+_OURS = re.compile(r"\d{8}-\d{6}-\d+-\d{4,}-[A-Za-z0-9_]*\.txt")
 #: seconds in which a report of the same traceback is not written again
 _SAME = 60.0
 
@@ -45,9 +47,9 @@ def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20
     error when the cluster starts.
     """
     folder = _options.path("exceptions", "directory", directory)
-    for name, value in (("lines", lines), ("keep", keep)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigurationError(f"exceptions: {name} is a whole number, 0 or more, not {value!r}")
+    for name, value, least in (("lines", lines, 0), ("keep", keep, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigurationError(f"exceptions: {name} is a whole number, {least} or more, not {value!r}")
 
     def plugin(master: Master) -> None:
         path = os.path.normpath(os.path.join(master.base, folder))
@@ -131,7 +133,7 @@ class Reports:
             self._written.clear()
         self._written[error["text"]] = now
         self._count += 1
-        kind = re.sub(r"\W", "", error["type"])[:40]
+        kind = re.sub(r"\W", "", error["type"], flags=re.ASCII)[:40]
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = os.path.join(self._directory, f"{stamp}-{os.getpid()}-{self._count:04d}-{kind}.txt")
         try:
@@ -145,6 +147,7 @@ class Reports:
         self._master.emit("exception report", path)
 
     def _forget_old(self) -> None:
-        reports = sorted(entry for entry in os.listdir(self._directory) if entry.endswith(".txt"))
-        for entry in reports[: max(0, len(reports) - self._keep)]:
-            os.unlink(os.path.join(self._directory, entry))
+        reports = sorted(entry for entry in os.listdir(self._directory) if _OURS.fullmatch(entry))
+        for entry in reports[: -self._keep]:
+            with contextlib.suppress(FileNotFoundError):  # while there are two masters, both look
+                os.unlink(os.path.join(self._directory, entry))

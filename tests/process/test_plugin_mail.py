@@ -106,7 +106,8 @@ def test_failures_are_reported_once_and_harm_nothing(shop: Workshop, plugin: str
 
 @pytest.mark.parametrize("plugin", [
     'mail("nobody")', "mail([])", 'mail("a@b\\r\\nBcc: c@d")', 'mail("a@b", interval=-1)',
-    'mail("a@b", sendmail="/no/such")', "exceptions(lines=-1)", 'exceptions("app.py/x")',
+    'mail("a@b", sendmail="/no/such")', "exceptions(lines=-1)", "exceptions(keep=0)",
+    'exceptions("app.py/x")',
 ])
 def test_wrong_options(shop: Workshop, plugin: str) -> None:
     """Said at once."""
@@ -127,6 +128,33 @@ def test_exceptions_writes_reports(shop: Workshop) -> None:
                      "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
         assert expected in text, expected
     assert len([line for line in server.lines if line.startswith("REPORT")]) == 1
+    end(server)
+
+
+def test_exceptions_keeps_the_newest_and_foreign_files(shop: Workshop) -> None:
+    """Fault: files of others in the directory were counted, and deleted."""
+    shop.write("kinds.py", """
+        from app import app as ordinary
+        class Plain(Exception): pass
+        class Größe(Exception): pass
+        class Last(Exception): pass
+        def app(environ, start_response):
+            for kind in (Plain, Größe, Last):
+                if environ["PATH_INFO"] == "/" + kind.__name__[0]:
+                    raise kind("on purpose")
+            return ordinary(environ, start_response)
+    """)
+    foreign = {"1-important.txt", "zz.txt", "20260101-000000-important.txt"}
+    for name in foreign:
+        shop.write(f"data/{name}", "mine")
+    server = shop.script(SERVER.replace("app:app", "kinds:app").format(
+        plugins='package.exceptions("data", keep=2)')).ready()
+    for path in ("/P", "/G", "/L"):
+        assert fetch(server.address(), path)[0] == 500
+    server.wait_for(r"^REPORT data/\S+-Last\.txt", 1)
+    names = {path.name for path in (shop.directory / "data").iterdir()}
+    assert names > foreign
+    assert sorted(name.rpartition("-")[2] for name in names - foreign) == ["Gre.txt", "Last.txt"]
     end(server)
 
 
