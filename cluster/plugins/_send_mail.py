@@ -8,13 +8,11 @@ from typing import Any
 
 import gevent.subprocess
 
-from ._errand import work
-
 #: seconds that a mail server, or the sendmail command, may take
 _TIMEOUT = 30.0
 
 
-def send(settings: dict[str, Any], message: dict[str, Any]) -> None:
+def handle(settings: dict[str, Any], message: dict[str, Any]) -> None:
     """Send one mail, as *settings* say. Raises OSError, smtplib.SMTPException."""
     mail = EmailMessage()
     mail["From"], mail["To"] = settings["sender"], ", ".join(settings["to"])
@@ -33,7 +31,3 @@ def send(settings: dict[str, Any], message: dict[str, Any]) -> None:
         if settings["user"]:
             server.login(settings["user"], settings["password"] or "")
         server.send_message(mail)
-
-
-if __name__ == "__main__":
-    work(send)

@@ -90,6 +90,7 @@ class _Mailer:
         self._timer: Any = None
         master.on("worker exception", self._exception)
         master.on("closing", self._send)
+        master.on("close", errand.finish)
 
     def _exception(self, worker: Any, error: dict[str, str]) -> None:
         if len(self._reports) >= _MOST:

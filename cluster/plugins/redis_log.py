@@ -67,6 +67,7 @@ class _Log:
         tell("listening", lambda: {"addresses": master.addresses})
         for event in ("start", "ready", "closing"):
             tell(event, lambda: None)
+        master.on("close", errand.finish)
         tell("restart", lambda data: {"predecessor": master.predecessor})
         tell("restart failed", lambda reason: {"reason": reason})
         tell("reloaded", lambda generation: {"generation": generation})
