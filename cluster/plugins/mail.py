@@ -39,7 +39,8 @@ def mail(
     *to*: one address or several. *sender*: default ``cluster@`` this host. *host*, *port*, *user*, *password*: the SMTP
     server; *tls*: STARTTLS first. *sendmail*: a command to use instead, such as ``/usr/sbin/sendmail``; the addresses
     follow as arguments. *subject*: default the title and host. *interval*: seconds between two mails; exceptions of the
-    time between are in the next one. With ``exceptions()`` the reports are its. Raises `ConfigurationError`.
+    time between are in the next one, and so are those of the time in which the cluster closes. With ``exceptions()`` the
+    reports are its. Raises `ConfigurationError`.
     """
     receivers = _options.several("mail", "to", to, "addresses")
     name = socket.gethostname()
@@ -77,7 +78,7 @@ def _command(sendmail: Any) -> list[str]:
 
 
 class _Mailer:
-    """Gathers reports, and sends them at most once in an interval."""
+    """Gathers reports, and sends them at most once in an interval, and when the cluster has closed."""
 
     def __init__(self, master: Master, errand: Errand, title: str, interval: float) -> None:
         self._master = master
@@ -89,8 +90,8 @@ class _Mailer:
         self._first = ""
         self._timer: Any = None
         master.on("worker exception", self._exception)
-        master.on("closing", self._send)
-        master.on("close", errand.finish)
+        master.on("closing", self._gather)
+        master.on("close", self._close)
 
     def _exception(self, worker: Any, error: dict[str, str]) -> None:
         if len(self._reports) >= _MOST:
@@ -106,22 +107,30 @@ class _Mailer:
         self._reports.append(text)
         if self._timer is None:
             self._send()
+            self._gather()
+
+    def _gather(self) -> None:
+        """What comes within the interval waits for its end; also when the cluster is about to close, as all that is in
+        flight may fail then."""
+        if self._timer is None:
+            self._timer = gevent.spawn_later(self._interval, self._over)
 
     def _send(self) -> None:
-        """Send what there is; what comes within the interval waits for its end."""
-        if self._timer is not None:
-            self._timer.kill(block=False)
-            self._timer = None
-        if not self._reports:
-            return
         body = ("\n\n" + "-" * 72 + "\n\n").join(self._reports)
         if self._more:
             body += f"\n\n… and {self._more} more\n"
         self._errand.send({"subject": f"{self._title} {self._first}", "body": body})
         self._reports, self._more, self._first = [], 0, ""
-        if self._master.state in ("starting", "running"):
-            self._timer = gevent.spawn_later(self._interval, self._over)
 
     def _over(self) -> None:
         self._timer = None
-        self._send()
+        if self._reports:
+            self._send()
+            self._gather()
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.kill(block=False)
+        if self._reports:
+            self._send()
+        self._errand.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import signal
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.plugins.exceptions import MASK, masked
 
-from ..harness import Script, Workshop, descriptors, eventually, fetch
+from ..harness import Script, Workshop, connect, descriptors, eventually, fetch
 
 SMTP = """
 import asyncio, sys
@@ -71,6 +72,37 @@ def test_mail_through_smtp(shop: Workshop) -> None:
     assert len([line for line in smtp.lines if line.startswith("Subject:")]) == 2
     smtp.process.terminate()
     smtp.wait_exit()
+
+
+def test_what_fails_while_the_cluster_closes_is_in_one_mail(shop: Workshop) -> None:
+    """Fault: each exception of the drain was a mail of its own."""
+    shop.write("sendmail", "#!/bin/sh\ncat >> mails\n").chmod(0o755)
+    shop.write("failing.py", """
+        import os, gevent
+        from tracing import say
+        def app(environ, start_response):
+            say("IN FLIGHT")
+            while not os.path.exists("fail"):
+                gevent.sleep(0.01)
+            raise RuntimeError("raised on purpose")
+    """)
+    server = shop.script(SERVER.replace("app:app", "failing:app").format(
+        plugins='package.mail("a@example.com", sendmail="./sendmail")')).ready()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server.address())) for _ in range(12)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for("IN FLIGHT", 12)
+        server.signal(signal.SIGQUIT)
+        server.wait_for("EVENT .* closing")
+        shop.write("fail", "")
+        for client in clients:
+            assert client.recv(100).startswith(b"HTTP/1.1 500")
+    server.assert_gone()
+    mails = (shop.directory / "mails").read_text()
+    assert mails.count("Subject:") == 1
+    text = bytes(email.message_from_string(mails).get_payload(decode=True)).decode()
+    assert text.count("\nRuntimeError: raised on purpose\n") == 12
 
 
 def test_mail_through_a_command_with_the_richer_report(shop: Workshop) -> None:
