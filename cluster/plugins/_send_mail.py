@@ -16,8 +16,8 @@ def handle(settings: dict[str, Any], message: dict[str, Any]) -> None:
     """Send one mail, as *settings* say. Raises OSError, smtplib.SMTPException."""
     mail = EmailMessage()
     mail["From"], mail["To"] = settings["sender"], ", ".join(settings["to"])
-    mail["Subject"] = " ".join(str(message["subject"]).split())[:200]
-    mail.set_content(str(message["body"]))
+    mail["Subject"] = " ".join(_encodable(message["subject"]).split())[:200]
+    mail.set_content(_encodable(message["body"]))
     if settings["sendmail"]:
         done = gevent.subprocess.run([*settings["sendmail"], *settings["to"]], input=mail.as_bytes(), timeout=_TIMEOUT,
                                      stdout=gevent.subprocess.DEVNULL, stderr=gevent.subprocess.PIPE)
@@ -31,3 +31,8 @@ def handle(settings: dict[str, Any], message: dict[str, Any]) -> None:
         if settings["user"]:
             server.login(settings["user"], settings["password"] or "")
         server.send_message(mail)
+
+
+def _encodable(text: str) -> str:
+    """*text* with a lone surrogate, as in a file name that is not UTF-8, as its escape."""
+    return text.encode(errors="backslashreplace").decode()

@@ -39,8 +39,8 @@ def mail(
     *to*: one address or several. *sender*: default ``cluster@`` this host. *host*, *port*, *user*, *password*: the SMTP
     server; *tls*: STARTTLS first. *sendmail*: a command to use instead, such as ``/usr/sbin/sendmail``; the addresses
     follow as arguments. *subject*: default the title and host. *interval*: seconds between two mails; exceptions of the
-    time between are in the next one, and so are those of the time in which the cluster closes. With ``exceptions()`` the
-    reports are its. Raises `ConfigurationError`.
+    time between are in the next one, and so are those of the time in which the cluster closes. With ``exceptions()``
+    the reports are its. Raises `ConfigurationError`.
     """
     receivers = _options.several("mail", "to", to, "addresses")
     name = socket.gethostname()

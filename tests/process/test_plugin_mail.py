@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email
+import email.policy
 import signal
 import sys
 from typing import Any
@@ -103,6 +104,34 @@ def test_what_fails_while_the_cluster_closes_is_in_one_mail(shop: Workshop) -> N
     assert mails.count("Subject:") == 1
     text = bytes(email.message_from_string(mails).get_payload(decode=True)).decode()
     assert text.count("\nRuntimeError: raised on purpose\n") == 12
+
+
+def test_text_that_cannot_be_encoded(shop: Workshop) -> None:
+    """Fault: after an exception about a file name that is not UTF-8 no mail got out any more; nor with such an
+    environment."""
+    shop.write("sendmail", "#!/bin/sh\ncat >> mails\n").chmod(0o755)
+    shop.write("odd.py", """
+        def app(environ, start_response):
+            raise ValueError("bad \\udcff name" if environ["PATH_INFO"] == "/odd" else "plain")
+    """)
+    server = shop.script(SERVER.replace("app:app", "odd:app").format(plugins=(
+        'package.logger(), package.exceptions(), package.mail("a@example.com", sendmail="./sendmail", interval=0)')),
+        environment={"ODD": "\udcff"}).ready()
+    mails = shop.directory / "mails"
+    for number, path in enumerate(("/odd", "/plain"), start=1):
+        assert fetch(server.address(), path)[0] == 500
+        eventually(lambda n=number: mails.exists() and mails.read_text().count("Subject:") == n, f"mail {number}")
+    server.wait_for(r"^REPORT exceptions/\S+-ValueError.txt", 2)
+    end(server)
+    first, second = ("From:" + mail for mail in mails.read_text().split("From:")[1:])
+    message = email.message_from_string(first, policy=email.policy.default)
+    assert message["subject"].endswith(r"ValueError: bad \udcff name")
+    assert r"ValueError: bad \udcff name" in message.get_content()
+    assert "ODD=\\udcff\n" in message.get_content()
+    assert "ValueError: plain" in email.message_from_string(second, policy=email.policy.default).get_content()
+    reports = "".join(path.read_text(encoding="utf-8") for path in (shop.directory / "exceptions").iterdir())
+    assert r"ValueError: bad \udcff name" in reports
+    assert r"ValueError: bad \udcff name" in (shop.directory / "logs/master.log").read_text(encoding="utf-8")
 
 
 def test_mail_through_a_command_with_the_richer_report(shop: Workshop) -> None:

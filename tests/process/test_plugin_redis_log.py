@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..harness import Script, Workshop, eventually
+from ..harness import Script, Workshop, eventually, fetch
 
 redis = pytest.importorskip("redis")
 
@@ -73,6 +73,26 @@ def test_events_of_master_and_workers(shop: Workshop) -> None:
     server.signal(signal.SIGQUIT)
     server.assert_gone()
     assert "closing" in [e["type"] for e in entries(client)]
+    client.close()
+    database.process.terminate()
+    database.wait_exit()
+
+
+def test_text_that_cannot_be_encoded(shop: Workshop) -> None:
+    """A file name that is not UTF-8, in an event of the worker's own and in an exception; Redis takes only UTF-8."""
+    database, client = serve(shop)
+    script = SERVER.replace('start_response("', 'm.log_event("bad \\udcff type", "bad \\udcff name")\n'
+                            '    if environ["PATH_INFO"] == "/odd":\n        raise ValueError("bad \\udcff text")\n'
+                            '    start_response("')
+    server = shop.script(script.format(options=f'"unix://{shop.directory}/redis.sock"')).ready()
+    assert fetch(server.address(), "/odd")[0] == 500
+    eventually(lambda: [e for e in entries(client) if e["type"] == "bad \udcff type"
+                        and e["data"] == "bad \udcff name"], "the event")
+    eventually(lambda: [e for e in entries(client) if e["type"] == "worker exception"
+                        and e["data"]["message"] == "bad \udcff text"], "the exception")
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+    assert "redis_log: " not in server.output
     client.close()
     database.process.terminate()
     database.wait_exit()
