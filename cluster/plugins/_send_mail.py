@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+import ssl
 from email.message import EmailMessage
 from typing import Any
 
@@ -27,7 +28,7 @@ def handle(settings: dict[str, Any], message: dict[str, Any]) -> None:
         return
     with smtplib.SMTP(settings["host"], settings["port"], timeout=_TIMEOUT) as server:
         if settings["tls"]:
-            server.starttls()
+            server.starttls(context=ssl.create_default_context(cafile=settings["authorities"]))
         if settings["user"]:
             server.login(settings["user"], settings["password"] or "")
         server.send_message(mail)

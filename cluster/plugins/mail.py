@@ -29,7 +29,7 @@ def mail(
     port: int = 25,
     user: str | None = None,
     password: str | None = None,
-    tls: bool = False,
+    tls: bool | str | os.PathLike[str] = False,
     sendmail: str | Sequence[str] | None = None,
     subject: str | None = None,
     interval: float = 60.0,
@@ -37,10 +37,12 @@ def mail(
     """The plugin.
 
     *to*: one address or several. *sender*: default ``cluster@`` this host. *host*, *port*, *user*, *password*: the SMTP
-    server; *tls*: STARTTLS first. *sendmail*: a command to use instead, such as ``/usr/sbin/sendmail``; the addresses
-    follow as arguments. *subject*: default the title and host. *interval*: seconds between two mails; exceptions of the
-    time between are in the next one, and so are those of the time in which the cluster closes. With ``exceptions()``
-    the reports are its. Raises `ConfigurationError`.
+    server. *tls*: STARTTLS first, with a certificate for *host* by an authority that the system trusts; a path instead
+    of True: by one in that file, in which a self-signed certificate may stand for itself. *sendmail*: a command to use
+    instead, such as ``/usr/sbin/sendmail``; the addresses follow as arguments. *subject*: default the title and host.
+    *interval*: seconds between two mails; exceptions of the time between are in the next one, and so are those of the
+    time in which the cluster closes. With ``exceptions()`` the reports are its. Raises `ConfigurationError`; a file
+    that cannot be read is an error when the cluster starts.
     """
     receivers = _options.several("mail", "to", to, "addresses")
     name = socket.gethostname()
@@ -57,15 +59,27 @@ def mail(
     command = _command(sendmail)
     if command and not os.access(command[0], os.X_OK):
         raise ConfigurationError(f"mail: cannot run {command[0]}")
+    authorities = None if isinstance(tls, bool) else _options.path("mail", "tls", tls)
     settings = {"to": receivers, "sender": by, "host": _options.text("mail", "host", host),
-                "port": _options.port("mail", "port", port), "user": user, "password": password, "tls": bool(tls),
-                "sendmail": command}
+                "port": _options.port("mail", "port", port), "user": user, "password": password,
+                "tls": tls is not False, "sendmail": command}
 
     def plugin(master: Master) -> None:
+        path = None
+        if authorities is not None:
+            path = os.path.normpath(os.path.join(master.base, authorities))
+            master.at_start(lambda replacing: _check_readable(path))
         title = subject if subject is not None else f"[{master.options['title']} on {name}]"
-        _Mailer(master, Errand(master, "_send_mail", "mail", settings), title, pause)
+        _Mailer(master, Errand(master, "_send_mail", "mail", {**settings, "authorities": path}), title, pause)
 
     return plugin
+
+
+def _check_readable(path: str) -> None:
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ConfigurationError(f"mail: cannot read {path}: {error.strerror}") from error
 
 
 def _command(sendmail: Any) -> list[str]:

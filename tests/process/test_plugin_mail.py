@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import email
 import email.policy
+import functools
+import shutil
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +25,25 @@ from aiosmtpd.handlers import Debugging
 from aiosmtpd.smtp import SMTP
 async def main():
     server = await asyncio.get_running_loop().create_server(lambda: SMTP(Debugging(sys.stdout)), "127.0.0.1", 0)
+    print("PORT", server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+SMTP_TLS = """
+import asyncio, ssl, sys
+from aiosmtpd.handlers import Debugging
+from aiosmtpd.smtp import SMTP, AuthResult
+context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+context.load_cert_chain(sys.argv[1] + ".pem", sys.argv[1] + ".key")
+def login(server, session, envelope, mechanism, data):
+    print("LOGIN", data.login.decode(), data.password.decode(), flush=True)
+    return AuthResult(success=True)
+def serve():
+    return SMTP(Debugging(sys.stdout), tls_context=context, require_starttls=True, authenticator=login,
+                auth_required=True)
+async def main():
+    server = await asyncio.get_running_loop().create_server(serve, "127.0.0.1", 0)
     print("PORT", server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 asyncio.run(main())
@@ -150,6 +173,63 @@ def test_mail_through_a_command_with_the_richer_report(shop: Workshop) -> None:
     end(server)
 
 
+def certify(folder: Path, name: str, host: str, ca: str | None = None) -> None:
+    """Make NAME.pem and NAME.key for *host*, signed by the authority *ca* or by itself."""
+    run = functools.partial(subprocess.run, cwd=folder, check=True, capture_output=True)
+    new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+           f"/CN={name}", "-keyout", f"{name}.key"]
+    if ca is None:
+        run([*new, "-x509", "-days", "2", "-addext", f"subjectAltName=DNS:{host}",
+             "-addext", "keyUsage=digitalSignature,keyCertSign", "-out", f"{name}.pem"])  # as Python 3.13 insists
+        return
+    run([*new, "-out", f"{name}.csr"])
+    (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{host}\nauthorityKeyIdentifier=keyid\n")
+    run(["openssl", "x509", "-req", "-days", "2", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key",
+         "-CAcreateserial", "-extfile", f"{name}.ext", "-out", f"{name}.pem"])
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority `ca`, certificates `good` and `other` by it, and a self-signed `self`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program is missing")
+    folder = tmp_path_factory.mktemp("certificates")
+    certify(folder, "ca", "ca.example")
+    certify(folder, "good", "localhost", ca="ca")
+    certify(folder, "other", "other.example", ca="ca")
+    certify(folder, "self", "localhost")
+    return folder
+
+
+@pytest.mark.parametrize("name, tls, trusted, refused", [
+    ("good", '"ca.pem"', "", ""), ("self", '"self.pem"', "", ""), ("good", "True", "ca.pem", ""),
+    ("good", "True", "", "certificate verify failed"), ("self", '"ca.pem"', "", "certificate verify failed"),
+    ("other", '"ca.pem"', "", "Hostname mismatch"),
+])
+def test_mail_verifies_the_certificate(
+    shop: Workshop, certificates: Path, name: str, tls: str, trusted: str, refused: str
+) -> None:
+    """Fault: with tls=True user and password were sent to whoever answered. *trusted*: what the system trusts."""
+    shop.write("smtp.py", SMTP_TLS)
+    smtp = shop.run(sys.executable, "smtp.py", str(certificates / name))
+    port = smtp.wait_for(r"PORT (\d+)")[1]
+    shutil.copy(certificates / "ca.pem", shop.directory)
+    shutil.copy(certificates / "self.pem", shop.directory)
+    server = shop.script(SERVER.format(plugins=(
+        f'package.mail("a@example.com", port={port}, user="me", password="hush", tls={tls})')),
+        environment={"SSL_CERT_FILE": str(certificates / (trusted or "self.key")), "SSL_CERT_DIR": "/nowhere"}).ready()
+    raising(server)
+    if refused:
+        server.wait_for(f"^cluster: mail: SSLCertVerificationError: .*{refused}")
+    else:
+        smtp.wait_for("^RuntimeError: raised on purpose$")
+        assert "LOGIN me hush" in smtp.lines
+    end(server)
+    assert refused == "" or "LOGIN" not in smtp.output
+    smtp.process.terminate()
+    smtp.wait_exit()
+
+
 @pytest.mark.parametrize("plugin, reason", [
     ('package.mail("a@example.com", port=1)', "mail: ConnectionRefusedError"),
     ('package.mail("a@example.com", host="no.such.host.invalid")', "mail: gaierror"),
@@ -167,6 +247,7 @@ def test_failures_are_reported_once_and_harm_nothing(shop: Workshop, plugin: str
 
 @pytest.mark.parametrize("plugin", [
     'mail("nobody")', "mail([])", 'mail("a@b\\r\\nBcc: c@d")', 'mail("a@b", interval=-1)',
+    'mail("a@b", tls=1)', 'mail("a@b", tls="no-such.pem")',
     'mail("a@b", sendmail="/no/such")', "exceptions(lines=-1)", "exceptions(keep=0)",
     'exceptions("app.py/x")',
 ])
