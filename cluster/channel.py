@@ -27,6 +27,8 @@ from .system import close_descriptor
 FRAME_LIMIT = 16 * 1024 * 1024
 #: the most that waits for a peer that does not read, in bytes
 BACKLOG_LIMIT = 128 * 1024 * 1024
+#: the most that waits for such a peer for `tell` to add to it: what may be lost must not end the channel
+TELL_LIMIT = 1024 * 1024
 _READ = 256 * 1024
 _HEAD = struct.Struct(">I")
 
@@ -147,6 +149,12 @@ class Channel:
             self._calls.pop(number, None)
             raise
         return answer
+
+    def tell(self, name: str, args: tuple[Any, ...]) -> None:
+        """The same without an answer. Raises `ChannelError`, also when the peer has not read for long."""
+        if len(self._out) > TELL_LIMIT:
+            raise ChannelError("the other side does not read")
+        self.call(name, args)
 
     def reply(self, number: int, value: Any = None, error: str | None = None) -> None:
         """Answer a call. A value that is not JSON is answered as an error; a peer that has gone is ignored."""

@@ -36,6 +36,11 @@ def died(worker: Any) -> str:
     return f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s)"
 
 
+def ending(code: int) -> str:
+    """How a process ended: ``signal 9`` for -9, ``exit code 1`` for 1."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def overdue(worker: Any, seconds: float) -> str:
     """A worker ran out of time; with what it has in flight and since when."""
     doing = "; ".join(f"{what} for {age:.1f} s" for age, what in worker.in_flight()) or "nothing noted"

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import signals
 from .commands import Argument, Command, Commands
-from .errors import ConfigurationError, OperationFailed
+from .errors import EXIT_NO_WORKERS, ConfigurationError, OperationFailed
 from .listeners import Listeners
 from .results import Result
 
@@ -128,6 +128,11 @@ class Operations:
         if self._supervisor is None:
             return "closed" if self._over else "new"
         return str(self._supervisor.state.value)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the cluster ends because no worker ever got ready."""
+        return self._supervisor is not None and self._supervisor.exit_code == EXIT_NO_WORKERS
 
     @property
     def workers(self) -> list[Any]:

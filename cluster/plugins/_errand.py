@@ -5,23 +5,30 @@ In the master even the lookup of a numeric address would start a native thread, 
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gevent.event
 import gevent.monkey
 
-from .. import channel
+from .. import channel, narration
 from ..channel import Channel, Message
 from ..errors import ChannelError
+from ..signals import AT_ONCE, IGNORED_BY_WORKERS
+from ..signals import name as signal_name
+from ..signals import number as signal_number
 from ..system import STARTED_IN, System
 
 if TYPE_CHECKING:
     from ..master import Master
 
-#: messages that wait for the helper; more are dropped
+#: what a helper runs
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_start_helper.py")
+#: messages that wait for the helper; more are lost
 _MOST = 1000
 #: seconds between two starts of a helper
 _AGAIN = 1.0
@@ -36,14 +43,15 @@ _socket = gevent.monkey.get_original("socket", "socket")
 
 
 class Errand:
-    """Runs the module *module* of this folder in a process of its own while there is something to do.
+    """Has the module *module* of this folder deal with messages, in a process that is started when there are any.
 
-    *settings*: handed to it at its start. A failure is reported once a minute and harms nothing.
+    *settings*: handed to its function ``handle(settings, message)`` with each message. A failure, and messages that are
+    lost, are reported once a minute and harm nothing. Whoever makes an errand calls `finish` at `close`.
     """
 
     def __init__(self, master: Master, module: str, name: str, settings: Mapping[str, Any]) -> None:
         self._master = master
-        self._module = f"{__package__}.{module}"
+        self._module = module
         self._name = name
         self._settings = dict(settings)
         self._system = System()
@@ -51,76 +59,101 @@ class Errand:
         self._watcher: Any = None
         self._started = -_AGAIN
         self._waiting = 0
+        self._lost = 0
         self._idle = gevent.event.Event()
         self._reported: dict[str, float] = {}
-        #: messages that nobody will send any more
-        self.dropped = 0
+        self._hurried = False
         master.on("after fork", self._abandon)
-        master.on("close", self._finish)
+        master.on("kill", self._killing)
 
     def send(self, message: Message) -> None:
         """Have the helper deal with *message*; at once, and whatever becomes of it."""
-        if self._waiting >= _MOST or not self._ready():
-            self.dropped += 1
+        if self._waiting >= _MOST:
+            self._lose(1, f"{_MOST} wait for the helper")
             return
+        if self._channel is None and not self._start():
+            return
+        assert self._channel is not None
         try:
-            assert self._channel is not None
             self._channel.send({"t": "do", **message})
         except ChannelError as error:
-            self._failed(str(error))
-            return
-        self._waiting += 1
+            if self._channel.open:
+                self._lose(1, str(error))
+                return
+        self._waiting += 1  # also when the helper has just died: how, is told with the number of all that it had
         self._idle.clear()
 
-    def _ready(self) -> bool:
-        if self._channel is not None:
-            return True
+    def _start(self) -> bool:
         if self._system.now() - self._started < _AGAIN:
+            self._lose(1, f"the last helper was started less than {_AGAIN:g} s ago")
             return False
         self._started = self._system.now()
         ours, theirs = channel.pair()
-        self._channel = Channel(ours, self._heard, lambda reason: self._ended())
-        self._channel.start()
         try:
-            pid = self._system.execute([sys.executable, "-m", self._module, str(theirs.fileno())], os.environ,
+            pid = self._system.execute([sys.executable, _SCRIPT, self._module, str(theirs.fileno())], os.environ,
                                        STARTED_IN, [theirs.fileno()])
         except OSError as error:
-            self._ended()
-            self._failed(f"cannot be started: {error}")
+            ours.close()
+            self._lose(1, f"the helper cannot be started: {error}")
             return False
         finally:
             theirs.close()
-        self._watcher = self._system.watch(pid, lambda pid, status: None)
+        self._channel = Channel(ours, self._heard, lambda reason: None)  # its end is told when it is reaped
+        self._channel.start()
         self._channel.send({"t": "settings", **self._settings})
+        self._watcher = self._system.watch(pid, self._reaped)
         return True
 
     def _heard(self, message: Message) -> None:
         self._waiting = max(0, self._waiting - 1)
         if message["t"] == "failed":
-            self._failed(str(message.get("reason")))
+            self._report(str(message.get("reason")))
         if not self._waiting:
             self._idle.set()
 
-    def _ended(self) -> None:
-        ended, self._channel = self._channel, None
-        if ended is not None and ended.open:
-            ended.close()
-        self.dropped += self._waiting
-        self._waiting = 0
+    def _reaped(self, _: int, status: int) -> None:
+        if self._channel is not None:
+            self._channel.read_rest()
+            self._channel.close()
+            self._channel = None
+        lost, self._waiting = self._waiting, 0
+        if lost:
+            self._lose(lost, f"the helper ended ({narration.ending(os.waitstatus_to_exitcode(status))})")
         self._idle.set()
 
-    def _failed(self, reason: str) -> None:
-        now = self._system.now()
-        if now - self._reported.get(reason, -_QUIET) >= _QUIET:
-            if len(self._reported) > 100:
-                self._reported.clear()
-            self._reported[reason] = now
-            self._master.complain(f"{self._name}: {reason}")
+    def _lose(self, count: int, reason: str) -> None:
+        self._lost += count
+        if self._report(f"{reason}; {self._lost} lost", reason):
+            self._lost = 0
 
-    def _finish(self) -> None:
-        """The cluster has ended: what is on its way may arrive."""
-        if self._waiting:
+    def _report(self, text: str, reason: str | None = None) -> bool:
+        """Complain, unless the same *reason* (default: *text*) was given within the last minute."""
+        now = self._system.now()
+        key = text if reason is None else reason
+        if now - self._reported.get(key, -_QUIET) < _QUIET:
+            return False
+        if len(self._reported) > 100:
+            self._reported.clear()
+        self._reported[key] = now
+        self._master.complain(f"{self._name}: {text}")
+        return True
+
+    def _killing(self, signal: str) -> None:
+        """Workers are ended: with the cluster, and at once? That no worker got ready is worth a message, though."""
+        if self._master.state not in ("starting", "running") and not self._master.gave_up:
+            self._hurried = self._hurried or signal in map(signal_name, AT_ONCE)
+
+    def finish(self) -> None:
+        """The cluster has ended: what is on its way may arrive, unless somebody has asked for the end at once.
+
+        A helper that is busy finishes what it is busy with, whatever becomes of this process.
+        """
+        if self._waiting and not self._hurried:
             self._idle.wait(_REST)
+        lost = self._waiting + self._lost
+        self._waiting = self._lost = 0
+        if lost:
+            self._master.complain(f"{self._name}: the cluster has ended; {lost} may be lost")
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -132,17 +165,20 @@ class Errand:
         self._waiting = _MOST  # a worker that tries gets nowhere
 
 
-def work(handle: Callable[[dict[str, Any], Message], None]) -> None:
-    """In the helper: ``handle(settings, message)`` for each message until the master hangs up.
+def work(module: str, descriptor: int) -> None:
+    """In the helper: the function ``handle(settings, message)`` of *module* for each message until the master hangs up.
 
-    What it raises is told to the master.
+    What it raises is told to the master, and so is why it cannot be loaded.
     """
-    connection = _socket(fileno=int(sys.argv[1]))
+    for name in (*IGNORED_BY_WORKERS, "SIGQUIT"):  # to the whole process group; the master hangs up when it is time
+        signal.signal(signal_number(name), signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it as SIGTERM does, without a traceback
+    connection = _socket(fileno=descriptor)
     settings = channel.read_one(connection, _FOR_EVER)
     while settings is not None and (message := channel.read_one(connection, _FOR_EVER)) is not None:
         answer: Message = {"t": "done"}
         try:
-            handle(settings, message)
+            importlib.import_module(f"{__package__}.{module}").handle(settings, message)
         except Exception as error:  # noqa: BLE001 - a server that is down, a name that nobody knows: told, and that is all
             answer = {"t": "failed", "reason": f"{type(error).__name__}: {error}"}
         try:

@@ -6,14 +6,12 @@ from typing import Any
 
 import redis
 
-from ._errand import work
-
 #: seconds that the server may take
 _TIMEOUT = 5.0
 _clients: dict[str, Any] = {}
 
 
-def push(settings: dict[str, Any], message: dict[str, Any]) -> None:
+def handle(settings: dict[str, Any], message: dict[str, Any]) -> None:
     """Push one entry. Raises redis.RedisError."""
     url = settings["url"]
     if url not in _clients:
@@ -22,7 +20,3 @@ def push(settings: dict[str, Any], message: dict[str, Any]) -> None:
         pipeline.rpush(settings["key"], str(message["entry"]))
         pipeline.ltrim(settings["key"], -settings["maximum"], -1)
         pipeline.execute()
-
-
-if __name__ == "__main__":
-    work(push)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import smtplib
+import ssl
 from email.message import EmailMessage
 from typing import Any
 
 import gevent.subprocess
 
-from ._errand import work
-
 #: seconds that a mail server, or the sendmail command, may take
 _TIMEOUT = 30.0
 
 
-def send(settings: dict[str, Any], message: dict[str, Any]) -> None:
+def handle(settings: dict[str, Any], message: dict[str, Any]) -> None:
     """Send one mail, as *settings* say. Raises OSError, smtplib.SMTPException."""
     mail = EmailMessage()
     mail["From"], mail["To"] = settings["sender"], ", ".join(settings["to"])
-    mail["Subject"] = " ".join(str(message["subject"]).split())[:200]
-    mail.set_content(str(message["body"]))
+    mail["Subject"] = " ".join(_encodable(message["subject"]).split())[:200]
+    mail.set_content(_encodable(message["body"]))
     if settings["sendmail"]:
         done = gevent.subprocess.run([*settings["sendmail"], *settings["to"]], input=mail.as_bytes(), timeout=_TIMEOUT,
                                      stdout=gevent.subprocess.DEVNULL, stderr=gevent.subprocess.PIPE)
@@ -29,11 +28,12 @@ def send(settings: dict[str, Any], message: dict[str, Any]) -> None:
         return
     with smtplib.SMTP(settings["host"], settings["port"], timeout=_TIMEOUT) as server:
         if settings["tls"]:
-            server.starttls()
+            server.starttls(context=ssl.create_default_context(cafile=settings["authorities"]))
         if settings["user"]:
             server.login(settings["user"], settings["password"] or "")
         server.send_message(mail)
 
 
-if __name__ == "__main__":
-    work(send)
+def _encodable(text: str) -> str:
+    """*text* with a lone surrogate, as in a file name that is not UTF-8, as its escape."""
+    return text.encode(errors="backslashreplace").decode()

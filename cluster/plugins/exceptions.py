@@ -19,12 +19,18 @@ from . import _options
 if TYPE_CHECKING:
     from ..master import Master
 
-_SECRET = re.compile(r"secret|passw|pwd|token|key|auth|credential|cookie|session|private|signature|salt|dsn",
-                     re.IGNORECASE)
-_IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+_WORDS = "secret|pass|pwd|token|key|auth|credential|cookie|session|private|signature|salt|dsn|jwt|webhook"
+_SECRET = re.compile(_WORDS, re.IGNORECASE)
+#: up to the last @, as a password may have / and @ in it
+_IN_URL = re.compile(r"(?<=://)\S*(?=@)")
+#: ``password=…``, ``"password": …``, ``--password …``, and all that follows: where it ends, only its reader knows.
+#: Not ``key:/``, as in a list of directories
+_PAIR = re.compile(rf"""((?:{_WORDS})\w*[\\"']*(?:[\s=]|:(?!/))).+""", re.IGNORECASE | re.DOTALL)
 #: the shell's, directories
 _HARMLESS = ("PWD", "OLDPWD")
 MASK = "********"
+#: names of reports, as `Reports` makes them
+_OURS = re.compile(r"\d{8}-\d{6}-\d+-\d{4,}-[A-Za-z0-9_]*\.txt")
 #: seconds in which a report of the same traceback is not written again
 _SAME = 60.0
 
@@ -34,15 +40,16 @@ def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20
     """The plugin.
 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
-    a report. *keep*: how many reports are kept; the oldest go. Values of environment variables whose names look like
-    secrets are masked, and so are passwords in addresses. Provides ``m.exceptions.report(worker, error)``, the text.
+    a report. *keep*: how many reports are kept; the oldest go, and no other files. In the environment, values of
+    variables whose names look like secrets are masked, and so is what follows such a name in another value, and user
+    and password in an address. Provides ``m.exceptions.report(worker, error)``, the text.
     Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
     error when the cluster starts.
     """
     folder = _options.path("exceptions", "directory", directory)
-    for name, value in (("lines", lines), ("keep", keep)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigurationError(f"exceptions: {name} is a whole number, 0 or more, not {value!r}")
+    for name, value, least in (("lines", lines, 0), ("keep", keep, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigurationError(f"exceptions: {name} is a whole number, {least} or more, not {value!r}")
 
     def plugin(master: Master) -> None:
         path = os.path.normpath(os.path.join(master.base, folder))
@@ -65,8 +72,12 @@ def _make(directory: str) -> None:
 
 def masked(environment: dict[str, str]) -> dict[str, str]:
     """*environment* without secrets, sorted by name."""
-    return {name: MASK if _SECRET.search(name) and name not in _HARMLESS else _IN_URL.sub(MASK, value)
+    return {name: MASK if _SECRET.search(name) and name not in _HARMLESS else _without_secrets(value)
             for name, value in sorted(environment.items())}
+
+
+def _without_secrets(value: str) -> str:
+    return _PAIR.sub(rf"\g<1>{MASK}", _IN_URL.sub(MASK, value))
 
 
 class _Memory(logging.Handler):
@@ -122,7 +133,7 @@ class Reports:
             self._written.clear()
         self._written[error["text"]] = now
         self._count += 1
-        kind = re.sub(r"\W", "", error["type"])[:40]
+        kind = re.sub(r"\W", "", error["type"], flags=re.ASCII)[:40]
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = os.path.join(self._directory, f"{stamp}-{os.getpid()}-{self._count:04d}-{kind}.txt")
         try:
@@ -136,6 +147,7 @@ class Reports:
         self._master.emit("exception report", path)
 
     def _forget_old(self) -> None:
-        reports = sorted(entry for entry in os.listdir(self._directory) if entry.endswith(".txt"))
-        for entry in reports[: max(0, len(reports) - self._keep)]:
-            os.unlink(os.path.join(self._directory, entry))
+        reports = sorted(entry for entry in os.listdir(self._directory) if _OURS.fullmatch(entry))
+        for entry in reports[: -self._keep]:
+            with contextlib.suppress(FileNotFoundError):  # while there are two masters, both look
+                os.unlink(os.path.join(self._directory, entry))

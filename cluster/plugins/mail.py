@@ -29,7 +29,7 @@ def mail(
     port: int = 25,
     user: str | None = None,
     password: str | None = None,
-    tls: bool = False,
+    tls: bool | str | os.PathLike[str] = False,
     sendmail: str | Sequence[str] | None = None,
     subject: str | None = None,
     interval: float = 60.0,
@@ -37,9 +37,12 @@ def mail(
     """The plugin.
 
     *to*: one address or several. *sender*: default ``cluster@`` this host. *host*, *port*, *user*, *password*: the SMTP
-    server; *tls*: STARTTLS first. *sendmail*: a command to use instead, such as ``/usr/sbin/sendmail``; the addresses
-    follow as arguments. *subject*: default the title and host. *interval*: seconds between two mails; exceptions of the
-    time between are in the next one. With ``exceptions()`` the reports are its. Raises `ConfigurationError`.
+    server. *tls*: STARTTLS first, with a certificate for *host* by an authority that the system trusts; a path instead
+    of True: by one in that file, in which a self-signed certificate may stand for itself. *sendmail*: a command to use
+    instead, such as ``/usr/sbin/sendmail``; the addresses follow as arguments. *subject*: default the title and host.
+    *interval*: seconds between two mails; exceptions of the time between are in the next one, and so are those of the
+    time in which the cluster closes. With ``exceptions()`` the reports are its. Raises `ConfigurationError`; a file
+    that cannot be read is an error when the cluster starts.
     """
     receivers = _options.several("mail", "to", to, "addresses")
     name = socket.gethostname()
@@ -56,15 +59,27 @@ def mail(
     command = _command(sendmail)
     if command and not os.access(command[0], os.X_OK):
         raise ConfigurationError(f"mail: cannot run {command[0]}")
+    authorities = None if isinstance(tls, bool) else _options.path("mail", "tls", tls)
     settings = {"to": receivers, "sender": by, "host": _options.text("mail", "host", host),
-                "port": _options.port("mail", "port", port), "user": user, "password": password, "tls": bool(tls),
-                "sendmail": command}
+                "port": _options.port("mail", "port", port), "user": user, "password": password,
+                "tls": tls is not False, "sendmail": command}
 
     def plugin(master: Master) -> None:
+        path = None
+        if authorities is not None:
+            path = os.path.normpath(os.path.join(master.base, authorities))
+            master.at_start(lambda replacing: _check_readable(path))
         title = subject if subject is not None else f"[{master.options['title']} on {name}]"
-        _Mailer(master, Errand(master, "_send_mail", "mail", settings), title, pause)
+        _Mailer(master, Errand(master, "_send_mail", "mail", {**settings, "authorities": path}), title, pause)
 
     return plugin
+
+
+def _check_readable(path: str) -> None:
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ConfigurationError(f"mail: cannot read {path}: {error.strerror}") from error
 
 
 def _command(sendmail: Any) -> list[str]:
@@ -77,7 +92,7 @@ def _command(sendmail: Any) -> list[str]:
 
 
 class _Mailer:
-    """Gathers reports, and sends them at most once in an interval."""
+    """Gathers reports, and sends them at most once in an interval, and when the cluster has closed."""
 
     def __init__(self, master: Master, errand: Errand, title: str, interval: float) -> None:
         self._master = master
@@ -89,7 +104,8 @@ class _Mailer:
         self._first = ""
         self._timer: Any = None
         master.on("worker exception", self._exception)
-        master.on("closing", self._send)
+        master.on("closing", self._gather)
+        master.on("close", self._close)
 
     def _exception(self, worker: Any, error: dict[str, str]) -> None:
         if len(self._reports) >= _MOST:
@@ -105,22 +121,30 @@ class _Mailer:
         self._reports.append(text)
         if self._timer is None:
             self._send()
+            self._gather()
+
+    def _gather(self) -> None:
+        """What comes within the interval waits for its end; also when the cluster is about to close, as all that is in
+        flight may fail then."""
+        if self._timer is None:
+            self._timer = gevent.spawn_later(self._interval, self._over)
 
     def _send(self) -> None:
-        """Send what there is; what comes within the interval waits for its end."""
-        if self._timer is not None:
-            self._timer.kill(block=False)
-            self._timer = None
-        if not self._reports:
-            return
         body = ("\n\n" + "-" * 72 + "\n\n").join(self._reports)
         if self._more:
             body += f"\n\n… and {self._more} more\n"
         self._errand.send({"subject": f"{self._title} {self._first}", "body": body})
         self._reports, self._more, self._first = [], 0, ""
-        if self._master.state in ("starting", "running"):
-            self._timer = gevent.spawn_later(self._interval, self._over)
 
     def _over(self) -> None:
         self._timer = None
-        self._send()
+        if self._reports:
+            self._send()
+            self._gather()
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.kill(block=False)
+        if self._reports:
+            self._send()
+        self._errand.finish()

@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ClusterError, ConfigurationError
+from ..errors import ChannelError, ConfigurationError
 from . import _options
 from ._errand import Errand
 
@@ -67,18 +67,22 @@ class _Log:
         tell("listening", lambda: {"addresses": master.addresses})
         for event in ("start", "ready", "closing"):
             tell(event, lambda: None)
+        master.on("close", errand.finish)
         tell("restart", lambda data: {"predecessor": master.predecessor})
         tell("restart failed", lambda reason: {"reason": reason})
         tell("reloaded", lambda generation: {"generation": generation})
         tell("reload failed", lambda generation, reason: {"generation": generation, "reason": reason})
 
     def log_event(self, type: str, data: Any = None) -> None:
-        """Log something of the application's own; *data* is what JSON can carry. When it cannot be done, it is not."""
+        """Log something of the application's own; *data* is what JSON can carry. When it cannot be done, it is not.
+
+        Never waits, and raises nothing.
+        """
         if self._master.is_worker:
             try:
-                self._master.call("log event", type, data, timeout=5.0)
-            except ClusterError:
-                pass  # the master is ending
+                self._master.worker.tell("log event", type, data)
+            except ChannelError:
+                pass  # the master is ending or has no time, or this is no JSON
         else:
             self._push(type, data, None)
 
@@ -86,7 +90,12 @@ class _Log:
         self._push(str(type), data, worker)
 
     def _push(self, type: str, data: Any, worker: Any) -> None:
-        self._errand.send({"entry": json.dumps({
-            "time": time.time(), "type": type, "data": data, "pid": worker.pid if worker is not None else
-            self._master.status().get("pid"), "worker": worker.id if worker is not None else None,
-        }, default=repr)})
+        try:
+            entry = json.dumps({
+                "time": time.time(), "type": type, "data": data, "pid": worker.pid if worker is not None else
+                self._master.status().get("pid"), "worker": worker.id if worker is not None else None,
+            }, default=repr)
+        except (TypeError, ValueError, RecursionError) as error:
+            self._master.complain(f"redis_log: cannot log {type!r}: {error}")
+            return
+        self._errand.send({"entry": entry})

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from .. import narration
 from ..channel import Channel
 from ..errors import ChannelError
 from ..scoreboard import InFlight
@@ -64,10 +65,8 @@ class WorkerHandle:
 
     @property
     def ending(self) -> str:
-        """How it ended, in words: ``signal 9`` or ``exit code 1``."""
-        if self.signal is not None:
-            return f"signal {os.WTERMSIG(self._status)}"
-        return f"exit code {self.exit_code}"
+        """How it ended, in words: ``signal 9`` or ``exit code 1``; empty before."""
+        return "" if self.ended is None else narration.ending(os.waitstatus_to_exitcode(self._status))
 
     def go(self, state: WorkerState) -> None:
         """Change the state. Raises `IllegalMove`."""

@@ -107,6 +107,10 @@ class Worker:
         """
         return self._channel.call(name, args).get(timeout=timeout)
 
+    def tell(self, name: str, *args: Any) -> None:
+        """The same without waiting. Raises `ChannelError` when there is no master, or it has not read for long."""
+        self._channel.tell(name, args)
+
     def on(self, name: str, handler: Callable[..., Any] | None = None) -> Any:
         """Call *handler* at the event *name* in this worker; a decorator when *handler* is left out."""
         if handler is not None:

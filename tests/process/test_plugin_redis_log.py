@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..harness import Script, Workshop, eventually
+from ..harness import Script, Workshop, eventually, fetch
 
 redis = pytest.importorskip("redis")
 
@@ -73,6 +73,52 @@ def test_events_of_master_and_workers(shop: Workshop) -> None:
     server.signal(signal.SIGQUIT)
     server.assert_gone()
     assert "closing" in [e["type"] for e in entries(client)]
+    client.close()
+    database.process.terminate()
+    database.wait_exit()
+
+
+def test_a_master_without_time_harms_no_request(shop: Workshop) -> None:
+    """Fault: while the master was busy, log_event() waited 5 s and then raised gevent.Timeout into the application.
+
+    Nor does a worker end because too much waits for the master.
+    """
+    database, client = serve(shop)
+    script = SERVER.replace('start_response("', 'if environ["PATH_INFO"] == "/flood":\n'
+                            '        for _ in range(200):\n            m.log_event("flood", "x" * 1_000_000)\n'
+                            '    m.log_event("no JSON", object())\n    start_response("')
+    server = shop.script(script.format(options=f'"unix://{shop.directory}/redis.sock"')).ready()
+    workers = {int(server.wait_for(r"EVENT \d+ worker ready \d/(\d+)", number)[1]) for number in (1, 2)}
+    server.signal(signal.SIGSTOP)
+    assert server.get("/meanwhile") == server.get("/flood") == b"ok"
+    server.signal(signal.SIGCONT)
+    eventually(lambda: any(e["data"] == {"path": "/meanwhile"} for e in entries(client)), "meanwhile")
+    eventually(lambda: any(e["type"] == "flood" for e in entries(client)), "some of the flood")
+    # until the master has read the flood, that worker's entries are refused
+    eventually(lambda: server.get("/after") and any(e["data"] == {"path": "/after"} for e in entries(client)), "after")
+    assert workers <= set(server.workers())
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+    client.close()
+    database.process.terminate()
+    database.wait_exit()
+
+
+def test_text_that_cannot_be_encoded(shop: Workshop) -> None:
+    """A file name that is not UTF-8, in an event of the worker's own and in an exception; Redis takes only UTF-8."""
+    database, client = serve(shop)
+    script = SERVER.replace('start_response("', 'm.log_event("bad \\udcff type", "bad \\udcff name")\n'
+                            '    if environ["PATH_INFO"] == "/odd":\n        raise ValueError("bad \\udcff text")\n'
+                            '    start_response("')
+    server = shop.script(script.format(options=f'"unix://{shop.directory}/redis.sock"')).ready()
+    assert fetch(server.address(), "/odd")[0] == 500
+    eventually(lambda: [e for e in entries(client) if e["type"] == "bad \udcff type"
+                        and e["data"] == "bad \udcff name"], "the event")
+    eventually(lambda: [e for e in entries(client) if e["type"] == "worker exception"
+                        and e["data"]["message"] == "bad \udcff text"], "the exception")
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+    assert "redis_log: " not in server.output
     client.close()
     database.process.terminate()
     database.wait_exit()

@@ -113,6 +113,17 @@ def test_what_cannot_be_sent() -> None:
             encode(message)
 
 
+def test_tell_is_refused_while_the_peer_does_not_read(ends: tuple[End, End]) -> None:
+    """What may be lost adds to what waits up to a limit, and does not end the channel; the rest is queued behind it."""
+    left, right = ends
+    with pytest.raises(ChannelError, match="does not read"):
+        for _ in range(100):
+            left.channel.tell("note", ("x" * 100_000,))
+    left.channel.send({"t": "last"})
+    right.wait(lambda: right.got and right.got[-1] == {"t": "last"})
+    assert {message["name"] for message in right.got[:-1]} == {"note"} and left.channel.open
+
+
 def test_peer_that_does_not_read_does_not_block(ends: tuple[End, End]) -> None:
     """What does not fit into the socket waits in memory, and is flushed when the peer reads."""
     left, right = pair()
