@@ -7,10 +7,12 @@ hub, so that it holds no greenlet and an idle one costs nothing.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import select
 import socket as constants
 import struct
+import termios
 import time
 from _socket import socketpair as _socketpair  # the one in `socket` makes patched sockets
 from collections.abc import Callable
@@ -167,31 +169,29 @@ class Channel:
             if self.open:
                 self.send({"t": "reply", "id": number, "error": f"the result {failure}"})
 
-    def _readable(self) -> None:
-        self._receive(once=True)
-
-    def _receive(self, once: bool) -> None:
-        while self.open:
-            try:
-                data = self._socket.recv(_READ)
-            except BlockingIOError:
-                return
-            except InterruptedError:
-                continue
-            except OSError as error:
-                self._end(error.strerror or str(error))
-                return
-            if not data:
-                self._end("end of file")
-                return
-            self._in += data
-            self._frames()
-            if once:  # the hub has others to serve
-                return
+    def _readable(self) -> int:
+        """Take one piece, for the hub has others to serve; returns its bytes."""
+        try:
+            data = self._socket.recv(_READ)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return 0
+        if not data:
+            self._end("end of file")
+            return 0
+        self._in += data
+        self._frames()
+        return len(data)
 
     def read_rest(self) -> None:
-        """Take in what the peer said before it ended."""
-        self._receive(once=False)
+        """Take in what the peer said before it ended; no more, as a process that it left behind may go on talking."""
+        if not self.open:
+            return
+        (waiting,) = struct.unpack("=i", fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, bytes(4)))
+        while self.open and waiting >= 0:  # once more than there are bytes, for the end
+            waiting -= self._readable() or waiting + 1
 
     def _frames(self) -> None:
         offset = 0

@@ -263,7 +263,8 @@ class Crew:
 
     def _bring_back(self, worker: WorkerHandle) -> bool:
         """Decide when the slot is filled again; False when it is time to give up."""
-        delay = self._respawn.died((worker.group, worker.id), worker.uptime, worker.exit_code != 0)
+        was_ready = worker.boot_time is not None
+        delay = self._respawn.died((worker.group, worker.id), worker.uptime, worker.exit_code != 0, was_ready)
         if delay is None:
             self.maintaining = False
             self._on_give_up(self._respawn.deaths)

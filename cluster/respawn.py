@@ -16,7 +16,7 @@ PACE = 0.1
 
 
 class Respawn:
-    """Decides how long a slot waits, and counts deaths in a row without a worker getting ready.
+    """Decides how long a slot waits, and counts deaths of workers in a row that did not get ready.
 
     *abort_deaths*: give up after that many such deaths; 0 means never.
     """
@@ -32,16 +32,18 @@ class Respawn:
         self.deaths = 0
         self.ever_ready = True
 
-    def died(self, slot: object, age: float, failed: bool) -> float | None:
+    def died(self, slot: object, age: float, failed: bool, was_ready: bool) -> float | None:
         """A worker of *slot* died at *age* seconds; *failed* is false when it ended with exit code 0.
+
+        *was_ready*: it had served, so whatever ended it does not keep workers from starting.
 
         Returns the seconds to wait before the next one, or None when it is time to give up.
         """
         if not failed:
             self._early.pop(slot, None)
             return max(0.0, PACE - age)
-        self.deaths += 1
-        if self.abort_deaths and self.deaths >= self.abort_deaths:
+        self.deaths += not was_ready
+        if not was_ready and self.abort_deaths and self.deaths >= self.abort_deaths:
             return None
         if age >= STABLE:
             self._early.pop(slot, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pty
@@ -92,6 +93,50 @@ def test_u3_fifty_kills_leave_nothing(shop: Workshop) -> None:
     assert "Z" not in child_states(server.pid)
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
+
+
+def test_u1_more_workers_than_abort_deaths_are_killed_at_once(shop: Workshop) -> None:
+    """U1, U2: workers that had been ready come back, however many die; only those that never were count."""
+    server = shop.script(SERVER % "workers=6, abort_deaths=3").ready()
+    for pid in server.workers():
+        os.kill(pid, signal.SIGSTOP)  # so that none comes back before all are gone
+    for pid in server.workers():
+        os.kill(pid, signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker killed", 6)
+    server.wait_for(r"EVENT \d+ worker ready", 12)
+    assert server.get()
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+def test_e4_a_dead_worker_whose_child_floods_the_channel(shop: Workshop) -> None:
+    """E4, U1: it costs that worker only: the next one comes, and the cluster can be ended."""
+    shop.write("flooding.py", """
+        import os, signal
+        from cluster.channel import encode
+        import cluster
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/flood":
+                descriptor = os.dup(cluster.worker()._channel.fileno())
+                if os.fork() == 0:
+                    os.set_blocking(descriptor, True)
+                    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+                    frame = encode({"t": "event", "name": "x", "args": ["y" * 10000]}) * 20
+                    while True:
+                        os.write(descriptor, frame)
+                os._exit(1)
+            start_response("200 OK", [])
+            return [b"served"]
+    """)
+    server = shop.script('trace(cluster("flooding:app").set(workers=1)).listen(0, "127.0.0.1")\n').ready()
+    with contextlib.suppress(AssertionError, OSError):
+        server.get("/flood")
+    server.wait_for(r"EVENT \d+ worker killed")
+    server.wait_for(r"EVENT \d+ worker ready", 2)
+    assert server.get() == b"served"
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    server.assert_gone()
 
 
 def test_u3_random_kills_under_load_cost_only_the_killed(shop: Workshop) -> None:
