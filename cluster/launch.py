@@ -58,7 +58,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if master.options["preload"]:
         gc.collect()
     try:
-        taken = listeners.open(predecessor.sockets if predecessor is not None else {})
+        taken = listeners.open(*((predecessor.sockets, predecessor.files) if predecessor is not None else ({}, {})))
     except BindError as error:
         master._complaints.ending(str(error))
         raise SystemExit(error.exit_code) from error

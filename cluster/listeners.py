@@ -1,141 +1,26 @@
-"""Listening sockets: parse addresses, bind, take over from another master, hand on, unlink."""
+"""Listening sockets: bind, take over from another master, hand on, unlink."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
 import pwd
-import re
 import socket as constants
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent.monkey
 
-from . import certificates
+from .addresses import Address, display
 from .errors import BindError, ConfigurationError
 from .system import close_descriptor
 
 _socket = gevent.monkey.get_original("socket", "socket")
 #: in C, and on this thread: gevent's own would start a native thread in the master
 _getaddrinfo = gevent.monkey.get_original("socket", "getaddrinfo")
-
-FORMS = "a port, 'host:port', '[::1]:port', 'unix:/path', 'fd://3', a bound socket, or a list of these"
-
-#: options that belong to a listener, with what they take
-OPTIONS = {
-    "mode": "an octal number such as 0o660",
-    "owner": "'user' or 'user:group'",
-    "tls": "(certificate, key)",
-    "proxy_protocol": "True, or the peers that speak it, as addresses or networks",
-}
-
-
-class Address(NamedTuple):
-    """Where to listen: a host and port, a unix socket's path, an inherited descriptor, or a socket that is bound."""
-
-    kind: str  # "tcp" | "unix" | "fd" | "socket"
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    descriptor: int = -1
-    bound: Any = None
-
-    def __str__(self) -> str:
-        if self.kind == "tcp":
-            return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        if self.kind == "unix":
-            return f"unix:{self.path}"
-        if self.kind == "fd":
-            return f"fd://{self.descriptor}"
-        return f"socket://{_display(self.bound)}"
-
-
-def parse(given: Any, host: str | None = None, base: str = "/") -> list[Address]:
-    """Addresses from what the user gave to ``bind`` or ``listen``.
-
-    *host* goes with a bare port; *base* is the directory that a relative socket path is taken against.
-    Raises `ConfigurationError`.
-    """
-    if isinstance(given, list):
-        if not given:
-            raise ConfigurationError(f"an empty list of addresses; an address is {FORMS}")
-        return [address for item in given for address in parse(item, host, base)]
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and _is_int(given[1]):
-        return parse(given[1], given[0], base)
-    if _is_int(given):
-        return [Address("tcp", host="0.0.0.0" if not host else host.strip("[]"), port=_port(given, given))]
-    if hasattr(given, "getsockname") and hasattr(given, "fileno"):
-        if given.fileno() < 0:
-            raise ConfigurationError("the socket to listen on is closed")
-        name = given.getsockname()
-        if not name or (isinstance(name, tuple) and name[1] == 0) or given.type != constants.SOCK_STREAM:
-            raise ConfigurationError("the socket to listen on must be a stream socket that is bound")
-        return [Address("socket", bound=given)]
-    if isinstance(given, str) and given.strip() and "\0" not in given:
-        return [_parse_text(given.strip(), host, base)]
-    raise ConfigurationError(f"cannot listen on {given!r}; an address is {FORMS}")
-
-
-def _parse_text(text: str, host: str | None, base: str) -> Address:
-    if text.isdecimal():
-        return Address("tcp", host=(host or "0.0.0.0").strip("[]"), port=_port(int(text), text))
-    if text.startswith("fd://"):
-        if not text[5:].isdecimal():
-            raise ConfigurationError(f"cannot listen on {text!r}: a descriptor is a number, as in 'fd://3'")
-        return Address("fd", descriptor=int(text[5:]))
-    if text.startswith(("http://", "https://", "tcp://")):
-        rest = text.partition("://")[2].rstrip("/")
-        raise ConfigurationError(f"cannot listen on {text!r}: an address has no scheme; use {rest!r}")
-    if text.startswith("unix:") or "/" in text:
-        path = text.removeprefix("unix:")
-        path = path[2:] if path.startswith("//") else path
-        if not path or path.endswith("/"):
-            raise ConfigurationError(f"cannot listen on {text!r}: a unix socket needs a path, as in 'unix:/run/x.sock'")
-        path = os.path.normpath(os.path.join(base, path))
-        if len(os.fsencode(path)) > 107:
-            raise ConfigurationError(f"cannot listen on {path!r}: a unix socket's path has at most 107 bytes")
-        return Address("unix", path=path)
-    if host is not None:
-        raise ConfigurationError(f"host {host!r} goes with a port; {text!r} is a whole address")
-    match = re.fullmatch(r"\[([^\]]+)\]:(\d+)|([^:\[\]]*):(\d+)", text)
-    if match is None:
-        hint = f"; with IPv6 write '[{text.rpartition(':')[0]}]:port'" if text.count(":") > 1 else ""
-        raise ConfigurationError(f"cannot listen on {text!r}; an address is {FORMS}{hint}")
-    name = match[1] or match[3] or "0.0.0.0"
-    return Address("tcp", host="0.0.0.0" if name == "*" else name, port=_port(int(match[2] or match[4]), text))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _port(value: int, shown: Any) -> int:
-    if not 0 <= value <= 65535:
-        raise ConfigurationError(f"cannot listen on {shown!r}: a port is a number from 0 to 65535")
-    return value
-
-
-def check_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a listener as given to ``bind``. Raises `ConfigurationError` for unknown or wrong ones."""
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise ConfigurationError(f"no listener option {name!r}; there are {', '.join(OPTIONS)}")
-        if value is None:
-            continue
-        right: Any = isinstance(value, str) and value
-        if name == "mode":
-            right = _is_int(value) and 0 <= value <= 0o777
-        elif name == "tls":
-            certificates.check(value)
-            right = True
-        elif name == "proxy_protocol":
-            right = right or value is True or (isinstance(value, list | tuple) and value)
-        if not right:
-            raise ConfigurationError(f"listener option {name!r} takes {OPTIONS[name]}, not {value!r}")
-    return {name: value for name, value in options.items() if value is not None}
 
 
 class Listener:
@@ -152,10 +37,11 @@ class Listener:
         self.socket: Any = None
         #: another master has it now: it stays bound and its path stays when we close
         self.handed_on = False
-        self._inode: tuple[int, int] | None = None
+        #: device and inode of a unix socket's file, by which it is known to be ours
+        self.file: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        return _display(self.socket) if self.socket is not None else str(self.address)
+        return display(self.socket) if self.socket is not None else str(self.address)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -178,14 +64,20 @@ class Listener:
                 raise
             raise BindError(f"cannot listen on {self.address}: {_reason(error)}") from error
 
-    def adopt(self, descriptor: int) -> None:
-        """Take over the socket that another master bound. Raises `BindError` when it is none."""
+    def adopt(self, descriptor: int, file: tuple[int, int] | None) -> bool:
+        """Take over the socket that another master bound; *file* is its `file`.
+
+        Returns False when a unix socket's file is not there any more, so that nobody could connect. Raises `BindError`
+        when the descriptor is no socket.
+        """
         os.set_inheritable(descriptor, False)
+        if self.address.kind == "unix" and (file is None or _socket_at(self.address.path) != file):
+            return False
         try:
             self._use(_socket(fileno=self._checked(descriptor)))
-            self._remember_inode()
-            if self.address.kind == "unix":
-                self._give_access()
+            self.file = file
+            self._give_access()
+            return True
         except OSError as error:
             raise BindError(f"cannot take over {self.address}: {_reason(error)}") from error
 
@@ -215,17 +107,20 @@ class Listener:
         opened = _socket(constants.AF_UNIX, constants.SOCK_STREAM)
         self.socket = opened
         opened.bind(path)
-        self._remember_inode()
+        self.file = _socket_at(path)
         self._give_access()
         self._use(opened)
 
     def _give_access(self) -> None:
-        """Owner and mode of a unix socket's file."""
-        if "owner" in self.options:
-            user, _, group = self.options["owner"].partition(":")
-            os.chown(self.address.path, _user_id(user), _group_id(group, user))
-        if "mode" in self.options:
-            os.chmod(self.address.path, self.options["mode"])
+        """Owner and mode of a unix socket's file. Of no other: somebody may have put a link in its place."""
+        if self.address.kind != "unix" or not self.options.keys() & {"owner", "mode"}:
+            return
+        with _pinned(self.address.path, self.file) as path:
+            if "owner" in self.options:
+                user, _, group = self.options["owner"].partition(":")
+                os.chown(path, _user_id(user), _group_id(group, user))
+            if "mode" in self.options:
+                os.chmod(path, self.options["mode"])
 
     def _use(self, opened: Any) -> None:
         self.socket = opened
@@ -235,14 +130,6 @@ class Listener:
             # inherited by what is accepted; without it a server that sends head and body apart stalls 40 ms
             opened.setsockopt(constants.IPPROTO_TCP, constants.TCP_NODELAY, 1)
         opened.listen(self.backlog)
-
-    def _remember_inode(self) -> None:
-        if self.address.kind == "unix":
-            try:
-                found = os.stat(self.address.path)
-            except OSError:
-                return
-            self._inode = (found.st_dev, found.st_ino)
 
     @property
     def goes_on(self) -> bool:
@@ -262,14 +149,10 @@ class Listener:
         if self.socket is not None:
             self.socket.close()
             self.socket = None
-        inode, self._inode = self._inode, None
-        if inode is not None and not self.handed_on:
-            try:
-                found = os.stat(self.address.path)
-                if (found.st_dev, found.st_ino) == inode:
-                    os.unlink(self.address.path)
-            except OSError:
-                pass
+        file, self.file = self.file, None
+        if file is not None and not self.handed_on and _socket_at(self.address.path) == file:
+            with contextlib.suppress(OSError):
+                os.unlink(self.address.path)
 
 
 class Listeners:
@@ -289,18 +172,18 @@ class Listeners:
                 key = f"{key}#{len(keys)}"
             self._all.append(Listener(address, key, options, backlog))
 
-    def open(self, inherited: dict[str, int]) -> set[str]:
+    def open(self, inherited: dict[str, int], files: dict[str, tuple[int, int]]) -> set[str]:
         """Take over those whose key is in *inherited* (key → descriptor), bind the others.
 
-        Returns the keys that were taken over; inherited descriptors that nobody wants are closed.
-        Raises `BindError`, with everything closed again.
+        *files*: of inherited unix sockets, key → `Listener.file`. Returns the keys that were taken over; inherited
+        descriptors that nobody wants are closed. Raises `BindError`, with everything closed again.
         """
         taken = set()
         try:
             for listener in self._all:
-                if listener.key in inherited:
-                    listener.adopt(inherited[listener.key])
-                    taken.add(listener.key)
+                key = listener.key
+                if key in inherited and listener.adopt(inherited[key], files.get(key)):
+                    taken.add(key)
                 else:
                     listener.open()
         except BindError:
@@ -329,10 +212,38 @@ class Listeners:
         return len(self._all)
 
 
+def _socket_at(path: str) -> tuple[int, int] | None:
+    """Device and inode of the socket at *path*; None for whatever else is there."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
+
+
+@contextlib.contextmanager
+def _pinned(path: str, file: tuple[int, int] | None) -> Iterator[str]:
+    """A name that stays that of *file*, which is at *path*, whoever puts something else there meanwhile."""
+    flag = getattr(os, "O_PATH", None)
+    if flag is None:  # not on Linux: checked is all that can be done
+        if _socket_at(path) != file:
+            raise OSError(errno.EEXIST, "there is something else at that path")
+        yield path
+        return
+    descriptor = os.open(path, flag | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != file:
+            raise OSError(errno.EEXIST, "there is something else at that path")
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        close_descriptor(descriptor)
+
+
 def _remove_stale(path: str) -> None:
     """Remove a unix socket that nobody listens on; raise OSError for anything else that stands there."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         directory = os.path.dirname(path)
         if not os.path.isdir(directory):
@@ -378,13 +289,3 @@ def _group_id(name: str, user: str) -> int:
         return pwd.getpwuid(_user_id(user)).pw_gid
     except KeyError:
         raise OSError(errno.EINVAL, f"no group {name!r}") from None
-
-
-def _display(bound: Any) -> str:
-    try:
-        name = bound.getsockname()
-    except OSError:
-        return "a closed socket"
-    if isinstance(name, tuple):
-        return f"[{name[0]}]:{name[1]}" if bound.family == constants.AF_INET6 else f"{name[0]}:{name[1]}"
-    return f"unix:{name.decode() if isinstance(name, bytes) else name}"

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import host, importer, kinds, signals
+from .addresses import check_options as check_listener_options
+from .addresses import parse as parse_address
 from .commands import Commands
 from .complaints import Complaints
 from .errors import ConfigurationError, did_you_mean
@@ -18,8 +20,6 @@ from .extending import Extensible, call_plugin, check_plugin
 from .importer import Target
 from .kinds import Kind
 from .listeners import Listeners
-from .listeners import check_options as check_listener_options
-from .listeners import parse as parse_address
 from .operations import Operations
 from .scoreboard import ROWS
 from .settings import Settings

@@ -80,14 +80,16 @@ class Replacement:
         """
         ours, theirs = channel.pair()
         try:
-            sockets = {listener.key: listener.fileno() for listener in listeners}
+            bound = list(listeners)
+            sockets = {listener.key: listener.fileno() for listener in bound}
+            files = {listener.key: listener.file for listener in bound if listener.file is not None}
             environment = {key: value for key, value in os.environ.items() if key not in OWN_VARIABLES}
             environment[HANDOVER] = f"{theirs.fileno()}:{os.fstat(theirs.fileno()).st_ino}"
             environment[PARENT] = str(self._system.pid())
             self._channel = Channel(ours, self._heard, lambda reason: self._inbox.put(self._lost, reason))
             self._channel.start()
-            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets, "data": data,
-                                "totals": totals})
+            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets,
+                                "files": files, "data": data, "totals": totals})
             self.pid = self._system.execute(
                 command_line(), environment, STARTED_IN, [theirs.fileno(), *sockets.values()]
             )
@@ -189,6 +191,9 @@ class Predecessor:
         self.pid = int(hello.get("pid", 0))
         #: listener key → inherited descriptor
         self.sockets: dict[str, int] = {str(key): int(value) for key, value in dict(hello.get("sockets", {})).items()}
+        #: listener key → device and inode of a unix socket's file
+        self.files: dict[str, tuple[int, int]] = {key: (int(device), int(inode))
+                                                  for key, (device, inode) in dict(hello.get("files", {})).items()}
         #: what plugins put into the event `restarting`
         self.data: dict[str, Any] = dict(hello.get("data", {}))
         #: what it had counted when it started us; newer figures come with messages

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
 
@@ -229,6 +231,48 @@ def test_r6_changed_address(shop: Workshop) -> None:
     server.signal(signal.SIGQUIT)
     server.assert_gone()
     assert not os.path.exists(b) and not os.path.exists(c)
+
+
+UNIX = """
+    m = trace(cluster("app:app").set(workers=1, restart_threshold=0))
+    m.bind("unix:a.sock", mode=0o640).start()
+    """
+
+
+def test_r6_a_socket_file_that_was_removed_is_made_anew(shop: Workshop) -> None:
+    """R6, R1: a restart heals an address whose file somebody has removed."""
+    server = shop.script(UNIX).ready()
+    path = shop.directory / "a.sock"
+    path.unlink()
+    server.signal(signal.SIGHUP)
+    restarted(server, 1)
+    assert fetch(str(path))[0] == 200 and stat.S_IMODE(path.stat().st_mode) == 0o640
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("what", ["link", "socket"])
+def test_r6_what_is_not_ours_is_left_alone(shop: Workshop, what: str) -> None:
+    """R6: what somebody has put in the place of our socket's file keeps mode and owner, and stays."""
+    server = shop.script(UNIX).ready()
+    path, victim = shop.directory / "a.sock", shop.write("victim", "theirs")
+    victim.chmod(0o600)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as theirs:
+        if what == "link":
+            path.symlink_to(victim)
+        else:
+            theirs.bind(str(path))
+            theirs.listen()
+            path.chmod(0o600)
+        server.signal(signal.SIGHUP)
+        server.wait_for(r"EVENT \d+ restart failed")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600 and victim.read_text() == "theirs"
+        server.signal(signal.SIGQUIT)
+        server.assert_gone()
+        assert path.is_symlink() or path.is_socket()
+        path.unlink()
 
 
 def test_r6_old_master_killed_in_the_middle(shop: Workshop) -> None:

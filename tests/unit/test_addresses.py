@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
+from cluster.addresses import check_options, parse
 from cluster.errors import ConfigurationError
-from cluster.listeners import Listeners, check_options, parse
+from cluster.listeners import Listeners
 
 
 @pytest.mark.parametrize(("given", "shown"), [

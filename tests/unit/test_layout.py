@@ -16,7 +16,7 @@ PACKAGE = ROOT / "cluster"
 LAYERS: dict[str, set[str]] = {
     "pure": {"errors", "states", "events", "settings", "importer", "kinds", "respawn", "rollout", "commands",
              "narration", "vhosts", "counters"},
-    "operating system": {"system", "signals", "listeners", "channel", "scoreboard", "host", "notify",
+    "operating system": {"system", "signals", "addresses", "listeners", "channel", "scoreboard", "host", "notify",
                          "certificates"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.runtime", "servers", "servers.context",

@@ -10,7 +10,8 @@ from cluster.respawn import Respawn
 def test_u2_back_off_grows_per_slot_and_is_capped() -> None:
     """U2: 0, 0.1, 0.2 … 5 s per slot, at most 0.5 s while none was ever ready."""
     respawn = Respawn(abort_deaths=0)
-    assert [respawn.died(0, 0.1, True, False) for _ in range(8)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])
+    delays = [respawn.died(0, 0.1, True, False) for _ in range(8)]
+    assert delays == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])
     assert respawn.died(1, 0.1, True, False) == 0
     respawn.ready()
     delays = [respawn.died(0, 0.1, True, False) for _ in range(60)]
