@@ -153,6 +153,8 @@ class Responding:
                     # a head goes out with the first data, for until then the application may change its mind
                     if data:
                         self.write(data)
+                        if self.bodiless:  # nobody gets the rest, and no send would tell that the client has gone
+                            break
             self._end()
             self.complete = True
         finally:
@@ -273,6 +275,8 @@ class Responding:
                 if declared is not None:
                     text += f"Content-Length: {declared}\r\n"
             elif declared is not None or size is not None:
+                if declared and size == 0:  # while it can still be answered otherwise
+                    raise ResponseError(f"the body is {declared} bytes shorter than its Content-Length")
                 self.left = size if declared is None else declared
                 text += f"Content-Length: {self.left}\r\n"
             elif self.old:
