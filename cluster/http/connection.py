@@ -184,23 +184,23 @@ class Connection(Receiving):
 
     def exchange_over(self, exchange: Exchange, now: float) -> None:
         """Called by the exchange when its response is out, or cannot be."""
-        self.exchange = None
-        if exchange.broken or not exchange.complete:
-            self._cut(exchange)
-            return
         body = exchange.body
+        unread = body is not None and not body.ended
+        if body is not None and unread:
+            if body.fault is not None:
+                exchange.keep_alive = False  # nothing that follows a fault is looked at
+            # whoever still reads it must neither wait for ever nor get at the next request's
+            self._end_body(exchange, "the request is over")
+        if exchange.broken or not exchange.complete:
+            self.close()
+            return
+        self.exchange = None
         if not exchange.keep_alive:
-            if exchange.expects_more or self.buffer or (body is not None and not body.ended):
+            if exchange.expects_more or self.buffer or unread:
                 self._linger()
             else:
                 self.close()  # a client that asked for the end sends nothing more
-        elif body is not None and not body.ended:
-            if body.fault is not None:
-                self._linger()
-                return
-            # whoever still reads it must not get at the next request's
-            body.fail(ClientGone("the request is over"))
-            self._wake_body()
+        elif unread:
             self._read_rest(now)
         elif self.buffer or self.eof or self.engine.ending or not self._reading:
             self._idle(now)
@@ -287,6 +287,10 @@ class TLSConnection(Connection):
 
     __slots__ = ()
     plain = False
+
+    def _abort(self) -> None:
+        self.sock.skip_goodbye()
+        super()._abort()
 
 
 def _without_empty_lines(data: bytes) -> bytes:

@@ -106,5 +106,5 @@ class Exchange(Responding):
         self.code = status
         head, text_body = response.plain(status, text, engine.date())
         self.head_sent = True
-        self._transmit(head if self.bodiless else head + text_body)
+        self.transmit(head if self.bodiless else head + text_body)
         self.complete = True
