@@ -69,8 +69,8 @@ class Wire:
         self._waiting_body: Any = None
         self._waiting_write: Any = None
         # one greenlet may read the body while another one sends; `deadline` is the earlier of these meanwhile
-        self._body_until = UNLIMITED
-        self._write_until = UNLIMITED
+        self._body_until: float = UNLIMITED
+        self._write_until: float = UNLIMITED
         #: when the greenlet that sends last came back from waiting
         self._resumed = 0.0
         self._watcher: Any = engine.loop.io(sock.fileno(), _READ)
@@ -194,7 +194,8 @@ class Wire:
         Nothing else does so while the client is as fast as the application, because no send ever blocks.
         """
         exchange = self.exchange
-        if exchange is None or monotonic() - max(exchange.started, self._resumed) < _TURN:
+        now = monotonic()
+        if exchange is None or now - exchange.started < _TURN or now - self._resumed < _TURN:
             return
         # A timer, as gevent may run callbacks for 5 ms before it looks at a socket; this looks at all of them at once.
         with self.engine.loop.timer(0) as timer:
