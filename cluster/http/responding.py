@@ -265,11 +265,12 @@ class Responding:
                     dated = True
                 elif meaning == response.CONNECTION:
                     # the application may ask for the end of the connection; the field is the server's
+                    response.check_value(value)
                     close = close or "close" in value.lower()
                     continue
                 else:
                     continue
-            if not value.isprintable():  # faster than looking for three bytes; the method also tells that it is text
+            if type(value) is not str or not value.isprintable():  # faster than looking for the characters themselves
                 response.check_value(value)
             text += name + ": " + value + "\r\n"
 
@@ -277,7 +278,6 @@ class Responding:
             # a 304 may tell the length that the body would have had
             if declared is not None and code == 304:
                 text += f"Content-Length: {declared}\r\n"
-            close = close or code < 200
         else:
             if self.bodiless:
                 if declared is None and size:

@@ -81,3 +81,51 @@ def test_h7_a_body_that_nobody_gets_is_not_iterated(serve, method, status, heade
     assert [answer.status for answer in answers] == [int(status[:3])] * 2
     assert {answer.header("Content-Length") for answer in answers} == {dict(headers).get("Content-Length")}
     assert [(body.taken, body.closed) for body in made] == [(1, 1)] * 2 and not served.errors
+
+
+# --- H6: what is wrong is said --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "said"),
+    [
+        ("600 x", ("X", "a"), "ResponseError: not a status that an application can answer with: '600 x'"),
+        (200, ("X", "a"), "ResponseError: not a status that an application can answer with: 200"),
+        ("200 OK", ("X Y", "a"), "ResponseError: not a header name: 'X Y'"),
+        ("200 OK", ("X", 5), "ResponseError: a header value must be text, not 5"),
+        ("200 OK", ("X", b"a"), "ResponseError: a header value must be text, not b'a'"),
+        ("200 OK", ("X", "a\x0bb"), r"ResponseError: a header value with a control character in it: 'a\x0bb'"),
+    ],
+)
+def test_h6_one_exception_says_what_is_wrong(serve, capsys, status, header, said):
+    """And no other one before it, from how we look things up."""
+    assert serve(answering(status, [*TEXT, header]), on_error=None).get().status == 500
+    text = capsys.readouterr().err
+    assert said in text and text.count("Traceback") == 1
+
+
+# --- H4: files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_h4_file_wrapper_of_a_file_whose_size_is_not_told(serve, method):
+    """The files of /proc are regular ones of size 0."""
+    path = "/proc/self/limits"
+
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"](open(path, "rb"))
+
+    answer = serve(app).get(method=method)
+    with open(path, "rb") as file:
+        assert answer.body == (file.read() if method == "GET" else b"")
+    assert answer.header("Content-Length") is None
+
+
+def test_h4_file_wrapper_of_an_empty_file(serve, tmp_path):
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        return environ["wsgi.file_wrapper"](open(tmp_path / "empty", "rb"))
+
+    (tmp_path / "empty").touch()
+    assert serve(app).get().header("Content-Length") == "0"
