@@ -43,6 +43,8 @@ def test_h9_limits_are_settings(shop: Workshop) -> None:
     server.signal(signal.SIGTERM)
     server.wait_exit()
     for setting, words in (("access_log_format='%(nonsense)s', access_log='-'", "nonsense"),
+                           ("access_log_format='%(h)s %z'", "%z"), ("access_log='none/access.log'", "No such file"),
+                           ("access_log='.'", "Is a directory"), ("access_log=''", "a file's path"),
                            ("trusted_proxies='nowhere'", "nowhere"), ("max_body=0", "1 or more")):
         server = shop.script(f"trace(cluster('app:app').set(workers=1, {setting})).listen(0)")
         assert server.wait_exit() == 1
