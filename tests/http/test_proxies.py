@@ -168,6 +168,8 @@ def test_h12_forwarded_fields_of_strangers_change_nothing(serve):
         ("evil", "127.0.0.1"),
         ("1.2.3.4, unknown", "127.0.0.1"),
         ("1.2.3.4, evil, 127.0.0.5", "127.0.0.5"),
+        ("fe80::1%] \"GET", "127.0.0.1"),
+        ("[fe80::1%x]:80", "127.0.0.1"),
         ("", "127.0.0.1"),
     ],
 )
@@ -185,6 +187,31 @@ def test_h12_forwarded_proto_and_host(serve):
     )
     seen = forwarded(serve, ["127.0.0.1"], "X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b")
     assert seen["wsgi.url_scheme"] == "http" and seen["HTTP_HOST"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("client", "scheme", "host", "expected"),
+    [
+        # the proxy that saw the client said https, the one behind it was asked over http
+        ("1.2.3.4, 127.0.0.5", "https, http", "public, inner", ("https", "public")),
+        ("1.2.3.4, 127.0.0.6, 127.0.0.5", "https, http, http", "public, b, c", ("https", "public")),
+        # what the client wrote itself is left of that
+        ("9.9.9.9, 1.2.3.4, 127.0.0.5", "gopher, http, https", "evil, public, inner", ("http", "public")),
+        ("9.9.9.9, 1.2.3.4", "http, https", "evil, public", ("https", "public")),
+        # the last proxy sets the field
+        ("1.2.3.4, 127.0.0.5", "https", "public", ("https", "public")),
+        # nothing is said of the client
+        (None, "http, https", "evil, public", ("https", "public")),
+        ("evil", "http, https", "evil, public", ("https", "public")),
+    ],
+)
+def test_h12_scheme_and_host_are_those_that_the_client_asked_for(serve, client, scheme, host, expected):
+    """From the place in a chain of proxies at which the client is named."""
+    fields = [f"X-Forwarded-Proto: {scheme}", f"X-Forwarded-Host: {host}"]
+    if client is not None:
+        fields.append(f"X-Forwarded-For: {client}")
+    seen = forwarded(serve, "127.0.0.0/8", *fields)
+    assert (seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == expected
 
 
 def test_h12_trusted_proxies_that_cannot_be():
@@ -231,7 +258,7 @@ def test_h12_proxy_protocol(serve, connect, header, expected, cut):
 
 @pytest.mark.parametrize(
     "header",
-    [b"", b"PROXY TCP4 1.2.3.4\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 99999 80\r\n", b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY " + b"x" * 200,
+    [b"", b"PROXY TCP4 1.2.3.4\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 99999 80\r\n", b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP6 fe80::1%[x] ::1 1 2\r\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY " + b"x" * 200,
      b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n", V2 + b"\x31\x11\0\x0c" + ADDRESSES, V2 + b"\x21\x11\0\x02xx", V2 + b"\x21\x11\xff\xff"],
 )  # fmt: skip
 def test_h12_proxy_protocol_that_is_wrong_is_dropped(serve, header):
