@@ -39,12 +39,14 @@ _RECEIVE = 65536
 class Connection(Receiving):
     """A connection from its accept to its close."""
 
-    __slots__ = ("_scanned", "binding", "port")
+    __slots__ = ("_idle_until", "_scanned", "binding", "port")
 
     def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
         self.binding = binding
         self.port = port
         self._scanned: tuple[int, ...] = ()
+        # the deadline before a head began, should it turn out that none has
+        self._idle_until: float = UNLIMITED
         super().__init__(engine, sock, peer)
 
     # --- receiving (in the hub) -----------------------------------------------------------------------------------
@@ -99,6 +101,9 @@ class Connection(Receiving):
                 data = _without_empty_lines(data)
                 if not data:
                     self.buffer = b""
+                    if self.state == HEAD:  # it came in two halves, and has not begun a request
+                        self._idle(monotonic())
+                        self.deadline = min(self.deadline, self._idle_until)
                     return
                 end = data.find(b"\r\n\r\n") + 4
             if end == 3:
@@ -141,6 +146,7 @@ class Connection(Receiving):
     def _on_partial_head(self, data: bytes) -> None:
         if self.state == IDLE:
             self.state = HEAD
+            self._idle_until = self.deadline
             self.deadline = monotonic() + self.engine.limits.timeouts.head
             self._scanned = ()
         fault, *scanned = first_fault(data, self.engine.limits, *self._scanned)

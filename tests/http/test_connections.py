@@ -17,6 +17,7 @@ from greenlet import greenlet
 from cluster import counters as index
 from cluster.errors import ConfigurationError
 from cluster.http import UNLIMITED, HTTPServer, Limits, Timeouts
+from cluster.http.wire import HEAD, LINGER
 
 TEXT = [("Content-Type", "text/plain")]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -155,6 +156,29 @@ def test_h10_keep_alive(serve, connect):
     started = time.monotonic()
     assert sock.recv(1) == b""
     assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_h10_half_an_empty_line_begins_no_request(serve, connect, draining):
+    """Old clients send one behind a body. A connection on which it comes in two halves is as idle as before."""
+    limits = Limits(timeouts=Timeouts(head=1000, keep_alive=1000 if draining else 0.3))
+    served = serve(hello, limits=limits)
+    sock = connect(served)
+    sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    reader = helpers.Reader(sock)
+    assert reader.next().status == 200
+    (connection,) = served.server._engine.connections
+    sock.sendall(b"\r")
+    helpers.until(lambda: connection.state == HEAD)
+    drain = gevent.spawn(served.server.drain, 0) if draining else None
+    helpers.until(lambda: served.server._engine.ending == draining)
+    sock.sendall(b"\n")
+    helpers.until(lambda: served.server.active == 0 or connection.state == LINGER)
+    assert reader.data == b"" and sock.recv(100) == b""
+    sock.close()
+    if drain is not None:
+        drain.join(10)
+        assert drain.dead
 
 
 def test_h10_client_that_stops_reading(serve, connect):
