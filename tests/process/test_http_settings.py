@@ -140,7 +140,8 @@ def test_h13_tls_beside_plain_and_replaced_certificates(shop: Workshop) -> None:
     assert common_name(secure) == "first"
     with load(plain, connections=8) as traffic:
         Path(first[0]).write_text("broken")
-        server.wait_for(r"^cluster: .*cannot use the certificate.*; the old certificate stays")
+        files = ", ".join(re.escape(str(Path(path).resolve())) for path in first)
+        server.wait_for(rf"^cluster: .*cannot use .* \(files: {files}\); the old certificate stays in use")
         assert common_name(secure) == "first"
         shutil.copy(second[1], first[1])
         shutil.copy(second[0], first[0])
