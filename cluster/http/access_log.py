@@ -41,9 +41,6 @@ _UNSAFE_UNQUOTED = re.compile(r"[^!#-Z^-~]")
 #: atoms with spaces or brackets of their own, in places of which clients cannot choose
 _SPACED = {"r", "t"}
 
-#: the status of a request whose client was gone before an answer was begun, as in nginx
-_CLIENT_GONE = 499
-
 
 class Record:
     """What is known of a request when it is over."""
@@ -206,8 +203,7 @@ class AccessLog:
         """Log an exchange that is over. Never raises."""
         seconds = exchange.finished - exchange.started
         peer = exchange.connection.peer
-        status = exchange.code or _CLIENT_GONE
-        self._line(Record(exchange.environ, peer, status, exchange.sent, seconds, exchange.headers))
+        self._line(Record(exchange.environ, peer, exchange.code, exchange.sent, seconds, exchange.headers))
 
     def add_refused(self, connection: Connection, refused: Refused, environ: Environ | None, size: int) -> None:
         """Log a request that was refused."""

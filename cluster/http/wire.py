@@ -120,9 +120,10 @@ class Wire:
         try:
             waiter.get()
         finally:
-            self._waiting_body = None
-            self._body_until = UNLIMITED
-            self._set_deadline()
+            if self._waiting_body is waiter:  # else the request has ended meanwhile
+                self._waiting_body = None
+                self._body_until = UNLIMITED
+                self._set_deadline()
 
     def _set_deadline(self) -> None:
         """What the greenlets of the request wait for; the other states have deadlines of their own."""
@@ -135,11 +136,13 @@ class Wire:
             self._waiting_body.switch(None)
 
     def _end_body(self, exchange: Exchange, why: str) -> None:
-        """Let whoever still reads the body know that no more of it comes."""
+        """Let whoever still reads the body know that no more of it comes, and the next request not know of him."""
         if exchange.body is not None:
             exchange.body.fail(ClientGone(why))
-        if self._waiting_body is not None:
-            self.engine.loop.run_callback(self._wake_body)
+        waiter, self._waiting_body = self._waiting_body, None
+        if waiter is not None:
+            self._body_until = UNLIMITED
+            self.engine.loop.run_callback(waiter.switch, None)
 
     def _body_taken(self) -> None:
         exchange = self.exchange

@@ -14,6 +14,7 @@ import gevent
 import http_helpers as helpers
 import pytest
 
+from cluster import counters as index
 from cluster.errors import ConfigurationError
 from cluster.http import AccessLog, HTTPServer
 from cluster.http.access_log import COMBINED
@@ -107,7 +108,8 @@ def test_h12_a_client_that_has_gone_is_logged_as_499(serve, connect):
         helpers.until(lambda: next(iter(served.server._engine.connections)).eof)
         environ["wsgi.input"].read()
 
-    served = serve(app, access_log=log)
+    told: list[dict] = []
+    served = serve(app, access_log=log, observers=[lambda event, data: told.append(data)])
     sock = connect(served)
     sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
     helpers.until(lambda: served.server.counters[2])
@@ -116,6 +118,8 @@ def test_h12_a_client_that_has_gone_is_logged_as_499(serve, connect):
     helpers.until(lambda: served.server.active == 0)
     log.flush()
     assert lines == [b"499 0\n"] and not served.errors
+    assert [data["status"] for data in told if "status" in data] == [499]
+    assert not any(served.server.counters[index.RESPONSES_1XX : index.RESPONSES_5XX + 1])
 
 
 def test_h12_refused_requests_are_logged(serve):
