@@ -8,7 +8,9 @@ import gevent
 import http_helpers as helpers
 import pytest
 
+from cluster import counters as index
 from cluster.http import ClientGone, Limits, Timeouts
+from cluster.http.wire import CLOSED
 
 TEXT = [("Content-Type", "text/plain")]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -145,7 +147,7 @@ def test_h4_a_request_that_ends_while_a_piece_is_on_its_way_is_cut(serve, connec
 
 
 class Greedy:
-    """A socket that takes whatever it is given without blocking, until `others` were answered."""
+    """A socket that takes whatever it is given without blocking, until `others` were answered or it is closed."""
 
     def __init__(self, sock, others):
         self.sock = sock
@@ -156,14 +158,41 @@ class Greedy:
         return getattr(self.sock, name)
 
     def send(self, data):
-        return self.take(len(data))
+        return self.take(self.sock.fileno(), len(data))
 
-    def take(self, size):
-        if self.others:
+    def take(self, descriptor, size):
+        assert descriptor == self.sock.fileno(), "it may be another connection's by now"
+        if self.others or descriptor < 0:
             raise ConnectionResetError
         self.sends += 1
         assert self.sends < 100_000, "nobody else gets a turn"
         return min(size, 1000)
+
+
+class Large:
+    """An application with a response that does not end soon, and a short one to /other."""
+
+    def __init__(self, way, folder, stop):
+        self.way = way
+        self.file = folder / "file"
+        self.stop = stop
+        with open(self.file, "wb") as file:
+            file.truncate(1_000_000_000)
+
+    def __call__(self, environ, start_response):
+        write = start_response("200 OK", TEXT)
+        if environ["PATH_INFO"] == "/other":
+            return [b"other"]
+        if self.way == "write":
+            while not self.stop:
+                write(b"x" * 500)
+        if self.way == "file":
+            return environ["wsgi.file_wrapper"](open(self.file, "rb"))
+        return [b"x" * 100_000_000] if self.way == "one piece" else self.endless()
+
+    def endless(self):
+        while True:
+            yield b"x" * 500
 
 
 @pytest.mark.parametrize(
@@ -174,31 +203,12 @@ def test_h7_a_client_as_fast_as_the_application_does_not_keep_others_waiting(
 ):
     """No send ever blocks then, so nothing else would let the hub look at other connections."""
     answered: list[int] = []
-    size = 1_000_000_000
-
-    def endless():
-        while True:
-            yield b"x" * 500
-
-    def app(environ, start_response):
-        write = start_response("200 OK", TEXT)
-        if environ["PATH_INFO"] == "/other":
-            return [b"other"]
-        if way == "file":
-            with open(tmp_path / "file", "wb") as file:
-                file.truncate(size)
-            return environ["wsgi.file_wrapper"](open(tmp_path / "file", "rb"))
-        if way == "write":
-            while not answered:
-                write(b"x" * 500)
-        return [b"x" * (size // 10)] if way == "one piece" else endless()
-
-    served = serve(app)
+    served = serve(Large(way, tmp_path, answered))
     sock, other = connect(served), connect(served)
     helpers.until(lambda: served.server.active == 2)
     (connection,) = (one for one in served.server._engine.connections if one.port == str(sock.getsockname()[1]))
     connection.sock = greedy = Greedy(connection.sock, answered)
-    monkeypatch.setattr(os, "sendfile", lambda target, source, offset, count: greedy.take(count))
+    monkeypatch.setattr(os, "sendfile", lambda target, source, offset, count: greedy.take(target, count))
     sock.sendall(method.encode() + b" / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     helpers.until(lambda: greedy.sends)
     other.sendall(b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -206,3 +216,19 @@ def test_h7_a_client_as_fast_as_the_application_does_not_keep_others_waiting(
     assert answered == [200] and greedy.sends < 100_000
     helpers.until(lambda: served.server.active == 1)
     assert not served.errors
+
+
+@pytest.mark.parametrize("way", ["pieces", "write", "one piece", "file"])
+def test_h11_a_close_ends_a_response_that_never_blocks(serve, connect, tmp_path, monkeypatch, way):
+    """It comes while the response lets others have their turn; nothing is sent to whoever has the descriptor then."""
+    served = serve(Large(way, tmp_path, []))
+    sock = connect(served)
+    helpers.until(lambda: served.server.active == 1)
+    (connection,) = served.server._engine.connections
+    connection.sock = greedy = Greedy(connection.sock, [])
+    monkeypatch.setattr(os, "sendfile", lambda target, source, offset, count: greedy.take(target, count))
+    sock.sendall(REQUEST)
+    helpers.until(lambda: greedy.sends)
+    served.server.close()
+    helpers.until(lambda: not served.server.counters[index.REQUESTS_ACTIVE])
+    assert greedy.sends < 100_000 and not served.errors and connection.state == CLOSED
