@@ -38,8 +38,8 @@ _ATOM = re.compile(r"%\((\{[^}]*\}[ioe]|[a-zA-Z]+)\)s|%%")
 #: what is not printable ASCII could do anything to a terminal, such as to turn the direction of what follows
 _UNSAFE = re.compile(r'[^ !#-\[\]-~]')
 _UNSAFE_UNQUOTED = re.compile(r"[^!#-Z^-~]")
-#: atoms with spaces or brackets of their own, in places of which clients cannot choose
-_SPACED = {"r", "t"}
+#: the same for atoms with spaces or brackets of their own, of which clients choose neither number nor place
+_UNSAFE_IN = {"r": re.compile(r"[^ !#-Z^-~]"), "t": _UNSAFE}
 
 
 class Record:
@@ -139,7 +139,7 @@ def compile_format(text: str) -> Callable[[Record], str]:
         quoted ^= literal.count('"') % 2 == 1
         parts += [literal, "%%" if name is None else "%s"]
         if name is not None:
-            atoms.append((_getter(name), _UNSAFE if quoted or name in _SPACED else _UNSAFE_UNQUOTED))
+            atoms.append((_getter(name), _UNSAFE if quoted else _UNSAFE_IN.get(name, _UNSAFE_UNQUOTED)))
     template = "".join(parts) + text[end:]
     return lambda record: template % tuple(_safe(get(record), unsafe) for get, unsafe in atoms)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 
-#: a limit or a time-out that is never reached
+#: a limit (a whole number) or a time-out (a float) that is never reached
 UNLIMITED: Any = float("inf")
 #: what it becomes as a limit: those are what slices are made of
 _LARGEST = sys.maxsize

@@ -97,6 +97,7 @@ def test_h12_no_field_can_be_ended_by_a_client(serve):
     # what has spaces and brackets of the server's own keeps them
     (line,) = logged(serve, "%(t)s %(r)s", head)
     assert re.fullmatch(r"\[[^ ]+ [+-]\d{4}\] GET /a HTTP/1\.1", line)
+    assert logged(serve, "%(r)s", b"GET /[x] HTTP/1.1\r\nHost: x\r\n\r\n") == [r"GET /\x5bx\x5d HTTP/1.1"]
     assert json.loads(logged(serve, "json", head)[0])["user"] == HOSTILE
 
 
