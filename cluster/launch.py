@@ -52,7 +52,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
             listener.options = {**listener.options, "tls": material}
     if listeners:
         known = target is None or master.options["preload"]
-        servers.prepare(server if known else None, master.options, listeners)
+        servers.prepare(server if known else None, master.options, master.base, listeners)
     if isinstance(server, VirtualHosts) and master.options["preload"]:
         server = server.load(master.base)
     if master.options["preload"]:

@@ -54,7 +54,8 @@ class Renewal:
                 material = certificates.load(option, self._base)
                 self._usable(material)
             except ConfigurationError as error:  # told once; perhaps its other half is still on the way
-                self._complaints.say(f"{listener}: {error}; the old certificate stays")
+                files = ", ".join(certificates.paths(option, self._base))
+                self._complaints.say(f"{listener}: {error} (files: {files}); the old certificate stays in use")
                 continue
             listener.options = {**listener.options, "tls": material}
             message = {"t": "tls", "listener": index, "material": certificates.to_text(material)}

@@ -75,15 +75,14 @@ def _text(value: Any) -> str:
     return value
 
 
-def _directory(value: Any) -> str:
-    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str) or not path:
-        raise ValueError("a directory")
-    return path
+def _path(right: str) -> Check:
+    def check(value: Any) -> str:
+        path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+        if not isinstance(path, str) or not path:
+            raise ValueError(right)
+        return path
 
-
-def _target(value: Any) -> str:
-    return value if value == "-" else _directory(value)
+    return check
 
 
 def _peers(value: Any) -> str | list[str]:
@@ -126,7 +125,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("workers", None, "processes", _count(0),
                 "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
                 "quota counted, rounded up), at least 1."),
-        Setting("working directory", None, "path", _directory,
+        Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
         Setting("backlog", 2048, "connections", _count(1), "How many connections the kernel queues per listener."),
         Setting("timeout", 60.0, "seconds", _seconds,
@@ -159,7 +158,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
                 "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
-        Setting("access log", None, "path", _target, "Where requests are logged; `-`: standard output."),
+        Setting("access log", None, "path", _path("a file's path, or `-`"),
+                "Where requests are logged; `-`: standard output."),
         Setting("access log format", None, "", _text,
                 "gunicorn's atoms, as in `%(h)s \"%(r)s\" %(s)s`, or `json`. Default: the combined format."),
         Setting("trusted proxies", None, "", _peers,

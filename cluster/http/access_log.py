@@ -1,4 +1,8 @@
-"""The access log: one line per request, in gunicorn's atoms or as JSON, written in batches."""
+"""The access log: one line per request, in gunicorn's atoms or as JSON, written in batches.
+
+Clients choose most of what is in a line, and none may make it look like another one: a text never ends the field that
+it stands in. Between quotes that is what would end those; outside of them a space or a bracket would, too.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +35,11 @@ _DELAY = 0.2
 _BATCH = 65536
 
 _ATOM = re.compile(r"%\((\{[^}]*\}[ioe]|[a-zA-Z]+)\)s|%%")
-# Whatever could end a field or a line early, or reach a terminal: clients choose most of these texts.
-_UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\xff]')
+#: what is not printable ASCII could do anything to a terminal, such as to turn the direction of what follows
+_UNSAFE = re.compile(r'[^ !#-\[\]-~]')
+_UNSAFE_UNQUOTED = re.compile(r"[^!#-Z^-~]")
+#: the same for atoms with spaces or brackets of their own, of which clients choose neither number nor place
+_UNSAFE_IN = {"r": re.compile(r"[^ !#-Z^-~]"), "t": _UNSAFE}
 
 
 class Record:
@@ -116,24 +123,25 @@ _FIELDS: dict[str, Callable[[Record], Any]] = {
 
 
 def compile_format(text: str) -> Callable[[Record], str]:
-    """A function that renders a line. Raises `ConfigurationError` for an atom that is none."""
+    """A function that renders a line. Raises `ConfigurationError` for an atom that is none, and for a ``%`` alone."""
     if text == JSON:
         return lambda record: json.dumps({name: get(record) for name, get in _FIELDS.items()})
-    getters = []
+    rest = _ATOM.sub(" ", text)
+    if "%" in rest:
+        wrong = rest[rest.index("%") :].split()[0]
+        raise ConfigurationError(f"no atom of an access log: {wrong} (they are like %(h)s; %% is a percent sign)")
+    atoms = []
     parts = []
     end = 0
+    quoted = False
     for match in _ATOM.finditer(text):
-        parts.append(text[end : match.start()].replace("%", "%%"))
-        end = match.end()
-        name = match[1]
-        if name is None:
-            parts.append("%%")
-            continue
-        parts.append("%s")
-        getters.append(_getter(name))
-    parts.append(text[end:].replace("%", "%%"))
-    template = "".join(parts)
-    return lambda record: template % tuple(_safe(get(record)) for get in getters)
+        literal, end, name = text[end : match.start()], match.end(), match[1]
+        quoted ^= literal.count('"') % 2 == 1
+        parts += [literal, "%%" if name is None else "%s"]
+        if name is not None:
+            atoms.append((_getter(name), _UNSAFE if quoted else _UNSAFE_IN.get(name, _UNSAFE_UNQUOTED)))
+    template = "".join(parts) + text[end:]
+    return lambda record: template % tuple(_safe(get(record), unsafe) for get, unsafe in atoms)
 
 
 def _getter(name: str) -> Callable[[Record], Any]:
@@ -151,10 +159,15 @@ def _getter(name: str) -> Callable[[Record], Any]:
     return _ATOMS[name]
 
 
-def _safe(value: Any) -> str:
+def _safe(value: Any, unsafe: re.Pattern[str]) -> str:
     if value is None or value == "":
         return "-"
-    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value))
+    return unsafe.sub(_escaped, str(value))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class AccessLog:

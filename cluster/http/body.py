@@ -144,7 +144,7 @@ class ChunkReader:
 Reader = LengthReader | ChunkReader
 
 
-class EmptyBody(io.RawIOBase):
+class EmptyBody(io.BufferedIOBase):
     """``wsgi.input`` of a request without a body. It keeps no state, so that one serves all requests."""
 
     def readable(self) -> bool:
@@ -158,6 +158,9 @@ class EmptyBody(io.RawIOBase):
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
         return []
+
+    def read1(self, size: int | None = -1) -> bytes:
+        return b""
 
     def readinto(self, buffer: Any) -> int:
         return 0

@@ -39,12 +39,14 @@ _RECEIVE = 65536
 class Connection(Receiving):
     """A connection from its accept to its close."""
 
-    __slots__ = ("_scanned", "binding", "port")
+    __slots__ = ("_idle_until", "_scanned", "binding", "port")
 
     def __init__(self, engine: Engine, binding: Binding, sock: Any, peer: str, port: str) -> None:
         self.binding = binding
         self.port = port
         self._scanned: tuple[int, ...] = ()
+        # the deadline before a head began, should it turn out that none has
+        self._idle_until: float = UNLIMITED
         super().__init__(engine, sock, peer)
 
     # --- receiving (in the hub) -----------------------------------------------------------------------------------
@@ -99,6 +101,9 @@ class Connection(Receiving):
                 data = _without_empty_lines(data)
                 if not data:
                     self.buffer = b""
+                    if self.state == HEAD:  # it came in two halves, and has not begun a request
+                        self._idle(monotonic())
+                        self.deadline = min(self.deadline, self._idle_until)
                     return
                 end = data.find(b"\r\n\r\n") + 4
             if end == 3:
@@ -141,6 +146,7 @@ class Connection(Receiving):
     def _on_partial_head(self, data: bytes) -> None:
         if self.state == IDLE:
             self.state = HEAD
+            self._idle_until = self.deadline
             self.deadline = monotonic() + self.engine.limits.timeouts.head
             self._scanned = ()
         fault, *scanned = first_fault(data, self.engine.limits, *self._scanned)
@@ -184,23 +190,23 @@ class Connection(Receiving):
 
     def exchange_over(self, exchange: Exchange, now: float) -> None:
         """Called by the exchange when its response is out, or cannot be."""
-        self.exchange = None
-        if exchange.broken or not exchange.complete:
-            self._cut(exchange)
-            return
         body = exchange.body
+        unread = body is not None and not body.ended
+        if body is not None and unread:
+            if body.fault is not None:
+                exchange.keep_alive = False  # nothing that follows a fault is looked at
+            # whoever still reads it must neither wait for ever nor get at the next request's
+            self._end_body(exchange, "the request is over")
+        if exchange.broken or not exchange.complete:
+            self.close()
+            return
+        self.exchange = None
         if not exchange.keep_alive:
-            if exchange.expects_more or self.buffer or (body is not None and not body.ended):
+            if exchange.expects_more or self.buffer or unread:
                 self._linger()
             else:
                 self.close()  # a client that asked for the end sends nothing more
-        elif body is not None and not body.ended:
-            if body.fault is not None:
-                self._linger()
-                return
-            # whoever still reads it must not get at the next request's
-            body.fail(ClientGone("the request is over"))
-            self._wake_body()
+        elif unread:
             self._read_rest(now)
         elif self.buffer or self.eof or self.engine.ending or not self._reading:
             self._idle(now)
@@ -287,6 +293,10 @@ class TLSConnection(Connection):
 
     __slots__ = ()
     plain = False
+
+    def _abort(self) -> None:
+        self.sock.skip_goodbye()
+        super()._abort()
 
 
 def _without_empty_lines(data: bytes) -> bytes:

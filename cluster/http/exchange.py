@@ -15,6 +15,8 @@ from .responding import Responding
 #: the index of the histogram's counter by duration in microseconds, for those that are short
 _BUCKET = [index.LATENCY + index.bucket(microseconds / 1e6 + 1e-9) for microseconds in range(2048)]
 _SHORT = len(_BUCKET)
+#: what is told of a request whose client had gone before its answer began, as in nginx; no response, so never counted
+_CLIENT_GONE = 499
 
 
 class Exchange(Responding):
@@ -54,6 +56,8 @@ class Exchange(Responding):
         counters[index.REQUESTS_ACTIVE] -= 1
         if self.code:
             counters[index.RESPONSES + self.code // 100] += 1
+        else:
+            self.code = _CLIENT_GONE
         microseconds = int((now - self.started) * 1e6)
         if microseconds < _SHORT:
             counters[_BUCKET[microseconds]] += 1
@@ -106,5 +110,5 @@ class Exchange(Responding):
         self.code = status
         head, text_body = response.plain(status, text, engine.date())
         self.head_sent = True
-        self._transmit(head if self.bodiless else head + text_body)
+        self.transmit(head if self.bodiless else head + text_body)
         self.complete = True

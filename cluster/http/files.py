@@ -32,7 +32,9 @@ class FileWrapper:
             close()
 
     def span(self) -> tuple[int, int, int] | None:
-        """Descriptor, offset and size of what is left of a regular file; None for anything else.
+        """Descriptor, offset and size of what is left of a regular file; None for anything else, and for an empty one.
+
+        A size of 0 need not be true: in /proc all files have it, and only reading tells what is in them.
 
         Only for what open() gives: whatever else has a descriptor may read something other than what is in the file,
         as bz2 does.
@@ -50,6 +52,6 @@ class FileWrapper:
             status = os.fstat(descriptor)
         except (OSError, ValueError):
             return None
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
             return None
         return descriptor, offset, max(status.st_size - offset, 0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ConfigurationError
 
-#: a limit or a time-out that is never reached
-UNLIMITED = float("inf")
+#: a limit (a whole number) or a time-out (a float) that is never reached
+UNLIMITED: Any = float("inf")
+#: what it becomes as a limit: those are what slices are made of
+_LARGEST = sys.maxsize
 
 
 def _check(values: Mapping[str, object], smallest: float) -> None:
@@ -45,7 +49,7 @@ class Timeouts:
 class Limits:
     """How much a client may send, in bytes unless said otherwise, and how long it may take.
 
-    Raises `ConfigurationError` for values that cannot be right.
+    Each is a whole number or `UNLIMITED`. Raises `ConfigurationError` for values that cannot be right.
     """
 
     #: the request line; beyond it 414
@@ -57,7 +61,7 @@ class Limits:
     #: the request line and all header fields; beyond it 431
     head: int = 65536
     #: a request body after the chunks are joined; beyond it 413
-    max_body: float = UNLIMITED
+    max_body: int = _LARGEST
     #: a body up to this size is collected before the application is called; a larger one is streamed to it
     buffered_body: int = 65536
     #: received and not yet read by the application, of a streamed body
@@ -80,4 +84,10 @@ class Limits:
     def __post_init__(self) -> None:
         if not isinstance(self.timeouts, Timeouts):
             raise ConfigurationError(f"'timeouts' must be Timeouts(...), not {self.timeouts!r}")
-        _check({name: value for name, value in vars(self).items() if name != "timeouts"}, 1)
+        sizes = {name: value for name, value in vars(self).items() if name != "timeouts"}
+        _check(sizes, 1)
+        for name, value in sizes.items():
+            if value == UNLIMITED:
+                object.__setattr__(self, name, _LARGEST)  # it is frozen, but not finished yet
+            elif not isinstance(value, int):
+                raise ConfigurationError(f"{name!r} must be a whole number or UNLIMITED, not {value!r}")

@@ -66,7 +66,12 @@ def as_networks(peers: Any) -> Networks | None:
 
 
 class TrustedProxies:
-    """Applies X-Forwarded-For, -Proto and -Host of trusted peers to an environ; those of others stay mere fields."""
+    """Applies X-Forwarded-For, -Proto and -Host of trusted peers to an environ; those of others stay mere fields.
+
+    Each proxy of a chain adds an entry at the right, or sets the whole field. The client is the rightmost one of -For
+    that is none of ours; scheme and host are what the proxy that told of it saw, so they are taken from the same place
+    in their fields, or from the leftmost one where these are shorter. What is left of that anybody may have written.
+    """
 
     def __init__(self, peers: Networks | str | Iterable[str]) -> None:
         self._trusted = peers if isinstance(peers, Networks) else Networks(peers)
@@ -75,12 +80,13 @@ class TrustedProxies:
         """Replace the peer, the scheme and the host by what a trusted peer says."""
         if environ["REMOTE_ADDR"] not in self._trusted:
             return
+        place = 1  # from the right
         if "HTTP_X_FORWARDED_FOR" in environ:
-            client = self._client(environ["HTTP_X_FORWARDED_FOR"])
+            client, place = self._client(environ["HTTP_X_FORWARDED_FOR"])
             if client is not None:
                 environ["REMOTE_ADDR"] = client
                 environ["REMOTE_PORT"] = ""  # the proxy's own would be misleading
-        scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip(" \t").lower()
+        scheme = _entry(environ, "HTTP_X_FORWARDED_PROTO", place).lower()
         if scheme in ("http", "https"):
             environ["wsgi.url_scheme"] = scheme
             environ["SERVER_PORT"] = "443" if scheme == "https" else "80"
@@ -88,7 +94,7 @@ class TrustedProxies:
                 environ["HTTPS"] = "on"
             else:
                 environ.pop("HTTPS", None)
-        host = environ.get("HTTP_X_FORWARDED_HOST", "").rpartition(",")[2].strip(" \t")
+        host = _entry(environ, "HTTP_X_FORWARDED_HOST", place)
         if host and grammar.HOST(host):
             environ["HTTP_HOST"] = host
             name, colon, port = host.rpartition(":")
@@ -97,17 +103,24 @@ class TrustedProxies:
             else:
                 environ["SERVER_NAME"] = host.rstrip(":")
 
-    def _client(self, forwarded: str) -> str | None:
-        """The rightmost address that is not one of ours; what is left of it anybody may have written."""
+    def _client(self, forwarded: str) -> tuple[str | None, int]:
+        """The rightmost address that is not one of ours, and its place from the right."""
         client = None
+        place = 0
         for entry in reversed(forwarded.split(",")):
             address = _address(entry.strip(" \t"))
             if address is None:
-                return client
+                break
             client = address
+            place += 1
             if address not in self._trusted:
                 break
-        return client
+        return client, max(place, 1)
+
+
+def _entry(environ: Environ, field: str, place: int) -> str:
+    entries = environ.get(field, "").split(",")
+    return str(entries[-min(place, len(entries))].strip(" \t"))
 
 
 def _address(text: str) -> str | None:
@@ -115,6 +128,8 @@ def _address(text: str) -> str | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    if "%" in text:
+        return None  # a zone of somebody else's network, and whatever text may follow
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -148,7 +163,7 @@ def proxy_header(data: bytes) -> tuple[tuple[str, str] | None, int] | None:
         _, family, source, destination, port, other = (word.decode("ascii") for word in words)
         kind = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}[family]
         kind(destination)
-        if not all(text.isdigit() and len(text) <= 5 and int(text) < 65536 for text in (port, other)):
+        if "%" in source or not all(text.isdigit() and len(text) <= 5 and int(text) < 65536 for text in (port, other)):
             raise ValueError(port)
         return (str(kind(source)), str(int(port))), end + 2
     except (ValueError, KeyError) as error:

@@ -50,7 +50,7 @@ class Responding:
         self.head_sent = False
         #: everything was handed to the kernel
         self.complete = False
-        #: nothing more can be said on this connection, it is to be cut
+        #: part of a message is out and its rest is not: nothing else can be said on this connection, it is to be cut
         self.broken = False
         self.chunked = False
         #: no body may follow the head; true from the start for HEAD
@@ -89,7 +89,8 @@ class Responding:
     def write(self, data: bytes) -> None:
         """Send a piece of the body, after the head when that is still to go. Blocks while the client does not read.
 
-        Raises `ClientGone`, also when the request is over, or `ResponseError` for a response that cannot go out.
+        Raises `ClientGone`, also when the request is over, `ResponseError` for a response that cannot go out, or
+        RuntimeError while another greenlet is in here.
         """
         if self.complete or self.connection.exchange is not self:
             raise ClientGone("the request is over")
@@ -97,7 +98,8 @@ class Responding:
             data = _bytes(data)
         head = b"" if self.head_sent else self._head(None)
         if self.bodiless:
-            self._transmit(head)
+            self.transmit(head)
+            self.connection.take_turn()
             return
         excess = 0
         if self.chunked:
@@ -109,15 +111,23 @@ class Responding:
                 excess = len(data) - self.left
                 if excess > 0:
                     framed = data[: self.left]
-                self.left -= len(framed)
         if len(framed) > _JOINED:
-            self._transmit(head)
-            self._transmit(framed)
+            self.transmit(head)
+            self.transmit(framed)
         else:
-            self._transmit(head + framed)
-        self.sent += len(data) - max(excess, 0)
+            self.transmit(head + framed)
+        taken = len(data) - max(excess, 0)
+        self.sent += taken
+        if self.left is not None:
+            self.left -= taken
         if excess > 0:
             raise ResponseError(f"the body is longer than its Content-Length, by at least {excess} bytes")
+        self.connection.take_turn()
+
+    def could_pass_for_whole(self) -> bool:
+        """Whether a close now would look like the end of this response, as nothing else tells where that is."""
+        told = self.chunked or self.bodiless or self.left is not None
+        return self.head_sent and not self.complete and not told
 
     # --- sending --------------------------------------------------------------------------------------------------
 
@@ -128,9 +138,9 @@ class Responding:
         size = len(data)
         head = self._head(size)
         if self.bodiless:
-            self._transmit(head)
+            self.transmit(head)
         elif self.left == size and size <= _JOINED:
-            self._transmit(head + data)
+            self.transmit(head + data)
             self.sent = size
         else:
             self.write_after(head, data)
@@ -138,7 +148,7 @@ class Responding:
 
     def write_after(self, head: bytes, data: bytes) -> None:
         """Send head and body of a response apart, or one whose declared length is wrong."""
-        self._transmit(head)
+        self.transmit(head)
         self.write(data)
         self._end()
 
@@ -153,6 +163,8 @@ class Responding:
                     # a head goes out with the first data, for until then the application may change its mind
                     if data:
                         self.write(data)
+                        if self.bodiless:  # nobody gets the rest, and no send would tell that the client has gone
+                            break
             self._end()
             self.complete = True
         finally:
@@ -165,18 +177,18 @@ class Responding:
         size = sum(map(len, pieces))
         head = self._head(size)
         if self.bodiless:
-            self._transmit(head)
+            self.transmit(head)
         elif size <= _JOINED:
             # the head has been marked as sent, so the body goes through the usual checks behind it
             body = b"".join(pieces)
             if self.left == size:
                 self.left = 0
-                self._transmit(head + body)
+                self.transmit(head + body)
                 self.sent = size
             else:
                 self.write_after(head, body)
         else:
-            self._transmit(head)
+            self.transmit(head)
             for piece in pieces:
                 if piece:
                     self.write(piece)
@@ -192,18 +204,16 @@ class Responding:
         descriptor, offset, size = span
         head = self._head(size)
         if self.bodiless:
-            self._transmit(head)
+            self.transmit(head)
             return True
         count = size
         if self.left is not None:
             count = min(size, self.left)
             self.left -= count
-        self._transmit(head)
-        try:
-            sent = connection.send_file(descriptor, offset, count)
-        except BaseException:
-            self.broken = True  # as in _transmit
-            raise
+        self.transmit(head)
+        self.broken = True  # as in transmit
+        sent = connection.send_file(descriptor, offset, count)
+        self.broken = False
         self.sent += sent
         self.engine.counters[index.BYTES_SENT] += sent
         if sent < count:
@@ -212,12 +222,14 @@ class Responding:
 
     def _end(self) -> None:
         if not self.head_sent:
-            self._transmit(self._head(0))
+            self.transmit(self._head(0))
             return
+        if self.broken:
+            raise self._unsendable()
         if self.bodiless:
             return
         if self.chunked:
-            self._transmit(b"0\r\n\r\n")
+            self.transmit(b"0\r\n\r\n")
         elif self.left:
             raise ResponseError(f"the body is {self.left} bytes shorter than its Content-Length")
 
@@ -253,11 +265,12 @@ class Responding:
                     dated = True
                 elif meaning == response.CONNECTION:
                     # the application may ask for the end of the connection; the field is the server's
+                    response.check_value(value)
                     close = close or "close" in value.lower()
                     continue
                 else:
                     continue
-            if not value.isprintable():  # faster than looking for three bytes; the method also tells that it is text
+            if type(value) is not str or not value.isprintable():  # faster than looking for the characters themselves
                 response.check_value(value)
             text += name + ": " + value + "\r\n"
 
@@ -265,7 +278,6 @@ class Responding:
             # a 304 may tell the length that the body would have had
             if declared is not None and code == 304:
                 text += f"Content-Length: {declared}\r\n"
-            close = close or code < 200
         else:
             if self.bodiless:
                 if declared is None and size:
@@ -273,6 +285,8 @@ class Responding:
                 if declared is not None:
                     text += f"Content-Length: {declared}\r\n"
             elif declared is not None or size is not None:
+                if declared and size == 0:  # while it can still be answered otherwise
+                    raise ResponseError(f"the body is {declared} bytes shorter than its Content-Length")
                 self.left = size if declared is None else declared
                 text += f"Content-Length: {self.left}\r\n"
             elif self.old:
@@ -306,11 +320,12 @@ class Responding:
         self.head_sent = True
         return data
 
-    def _transmit(self, data: bytes) -> None:
+    def transmit(self, data: bytes) -> None:
+        """Send it, blocking while the client does not read. Raises `ClientGone`."""
         if not data:
             return
         if self.broken:
-            raise ClientGone("an earlier part of this response did not go out whole")
+            raise self._unsendable()
         try:
             sent = self.connection.sock.send(data)
         except BlockingIOError:
@@ -320,13 +335,17 @@ class Responding:
             raise ClientGone(str(error)) from error
         size = len(data)
         if sent != size:
-            try:
-                self.connection.send_rest(memoryview(data)[sent:])
-            except BaseException:
-                # whatever interrupted it (a Timeout, a kill): part of a message went out, and nothing can follow it
-                self.broken = True
-                raise
+            # Part of a message is out: nothing but its rest can follow, also when a Timeout or a kill interrupts this.
+            self.broken = True
+            self.connection.send_rest(memoryview(data)[sent:])
+            self.broken = False
         self.engine.counters[index.BYTES_SENT] += size
+
+    def _unsendable(self) -> Exception:
+        """Why nothing can be sent now."""
+        if self.connection.sending:
+            return RuntimeError("another greenlet is sending a part of this response")
+        return ClientGone("an earlier part of this response did not go out whole")
 
 
 def _bytes(data: object) -> bytes:

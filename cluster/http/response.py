@@ -13,7 +13,9 @@ from http import HTTPStatus
 
 from .errors import Refused, ResponseError
 
-_STATUS = re.compile(r"[1-5][0-9]{2}(?: [\t -~\x80-\xff]*)?").fullmatch
+#: not 1xx: those announce an answer, which a client would wait for; and for a 101 nobody gets our socket
+_STATUS = re.compile(r"[2-5][0-9]{2}(?: [\t -~\x80-\xff]*)?").fullmatch
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 #: what a field means to the server
@@ -42,10 +44,11 @@ _SIZE = 128
 def status_line(status: str) -> tuple[int, str, bool]:
     """Code and status line of a WSGI status, and whether it never has a body; raises `ResponseError`."""
     if not isinstance(status, str) or not _STATUS(status):
-        raise ResponseError(f"not a status: {status!r}")
+        # its caller did not find it in the table, which is nobody's business
+        raise ResponseError(f"not a status that an application can answer with: {status!r}") from None
     code = int(status[:3])
     line = f"HTTP/1.1 {status}\r\n" if len(status) > 3 else f"HTTP/1.1 {status} \r\n"
-    found = (code, line, code < 200 or code in (204, 304))
+    found = (code, line, code in (204, 304))
     if len(STATUSES) < _KEPT and len(status) <= _SIZE:
         STATUSES[status] = found
     return found
@@ -54,7 +57,7 @@ def status_line(status: str) -> tuple[int, str, bool]:
 def field_meaning(name: str) -> int:
     """What a response field means to the server; raises `ResponseError` for what is no field name."""
     if not isinstance(name, str) or not _TOKEN(name):
-        raise ResponseError(f"not a header name: {name!r}")
+        raise ResponseError(f"not a header name: {name!r}") from None
     meaning = _MEANINGS.get(name.lower(), PLAIN)
     if len(FIELDS) < _KEPT and len(name) <= _SIZE:
         FIELDS[name] = meaning
@@ -69,9 +72,11 @@ def content_length(value: str) -> int:
 
 
 def check_value(value: str) -> None:
-    """See that a field's value has no line break and no NUL; raises `ResponseError`."""
-    if "\n" in value or "\r" in value or "\0" in value:
-        raise ResponseError(f"a header value with a line break or NUL in it: {value!r}")
+    """See that a field's value is text without control characters (but tabs); raises `ResponseError`."""
+    if not isinstance(value, str):
+        raise ResponseError(f"a header value must be text, not {value!r}")
+    if _CONTROL(value):
+        raise ResponseError(f"a header value with a control character in it: {value!r}")
 
 
 class Clock:

@@ -174,6 +174,10 @@ class Transport:
         self._say_goodbye()
         self._sock.close()
 
+    def skip_goodbye(self) -> None:
+        """Let the close that follows be no end in good order: the client must not take what it has for all."""
+        self._established = False
+
     def _say_goodbye(self) -> None:
         if not self._established:
             return

@@ -22,8 +22,10 @@ IDLE, HEAD, COLLECT, RUNNING, UNREAD, LINGER, CLOSED = range(7)
 
 _READ = 1
 _WRITE = 2
-#: more than the kernel takes at once anyway, and small enough that a slow client's progress is seen
-_SENDFILE = 1 << 20
+#: how much the kernel is given at once: small enough that a slow client's progress shows, and that others get a turn
+_AT_ONCE = 1 << 20
+#: how long a response may keep the hub, in seconds, while its client takes all that it is sent
+_TURN = 0.001
 
 
 class Wire:
@@ -32,6 +34,7 @@ class Wire:
     __slots__ = (
         "_body_until",
         "_reading",
+        "_resumed",
         "_waiting_body",
         "_waiting_write",
         "_watcher",
@@ -41,6 +44,7 @@ class Wire:
         "eof",
         "exchange",
         "peer",
+        "sending",
         "sock",
         "state",
     )
@@ -60,11 +64,15 @@ class Wire:
         #: the client has closed its side
         self.eof = False
         self.exchange: Exchange | None = None
+        #: a greenlet is in the middle of sending: what another one sent now would end up inside of that
+        self.sending = False
         self._waiting_body: Any = None
         self._waiting_write: Any = None
         # one greenlet may read the body while another one sends; `deadline` is the earlier of these meanwhile
-        self._body_until = UNLIMITED
-        self._write_until = UNLIMITED
+        self._body_until: float = UNLIMITED
+        self._write_until: float = UNLIMITED
+        #: when the greenlet that sends last came back from waiting
+        self._resumed = 0.0
         self._watcher: Any = engine.loop.io(sock.fileno(), _READ)
         self._reading = True
         self._watcher.start(self.on_readable)
@@ -102,24 +110,39 @@ class Wire:
             exchange.continues = False
             if not exchange.head_sent:
                 self.engine.counters[index.RESPONSES_1XX] += 1
-                self.send_rest(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
+                exchange.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._waiting_body is not None:
             raise RuntimeError("another greenlet is reading this request's body")
         self._resume()
-        until = monotonic() + self.engine.limits.timeouts.body
         self._waiting_body = waiter = Waiter(self.engine.hub)
-        self._body_until = until
-        self.deadline = min(until, self._write_until)
+        self._body_until = monotonic() + self.engine.limits.timeouts.body
+        self._set_deadline()
         try:
             waiter.get()
         finally:
-            self._waiting_body = None
-            self._body_until = UNLIMITED
-            self.deadline = self._write_until
+            if self._waiting_body is waiter:  # else the request has ended meanwhile
+                self._waiting_body = None
+                self._body_until = UNLIMITED
+                self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        """What the greenlets of the request wait for; the other states have deadlines of their own."""
+        if self.state == RUNNING:
+            self.deadline = min(self._body_until, self._write_until)
 
     def _wake_body(self) -> None:
+        """Let the greenlet that waits for the body look again. Call it in the hub."""
         if self._waiting_body is not None:
             self._waiting_body.switch(None)
+
+    def _end_body(self, exchange: Exchange, why: str) -> None:
+        """Let whoever still reads the body know that no more of it comes, and the next request not know of him."""
+        if exchange.body is not None:
+            exchange.body.fail(ClientGone(why))
+        waiter, self._waiting_body = self._waiting_body, None
+        if waiter is not None:
+            self._body_until = UNLIMITED
+            self.engine.loop.run_callback(waiter.switch, None)
 
     def _body_taken(self) -> None:
         exchange = self.exchange
@@ -130,32 +153,57 @@ class Wire:
 
     def send_rest(self, data: memoryview) -> None:
         """Send all of it, blocking while the client does not read. Raises `ClientGone`."""
-        while data:
-            try:
-                sent = self.sock.send(data)
-            except BlockingIOError:
-                self._wait_writable()
-            except OSError as error:
-                raise ClientGone(str(error)) from error
-            else:
-                data = data[sent:]
+        self.sending = True
+        try:
+            while data:
+                self.take_turn()
+                try:
+                    sent = self.sock.send(data[:_AT_ONCE])
+                except BlockingIOError:
+                    self._wait_writable()
+                except OSError as error:
+                    raise ClientGone(str(error)) from error
+                else:
+                    data = data[sent:]
+        finally:
+            self.sending = False
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send a part of a file; returns how much there was. Raises `ClientGone`."""
         total = 0
-        own = self.sock.fileno()
-        while total < count:
-            try:
-                sent = os.sendfile(own, descriptor, offset + total, min(count - total, _SENDFILE))
-            except BlockingIOError:
-                self._wait_writable()
-                continue
-            except OSError as error:
-                raise ClientGone(str(error)) from error
-            if not sent:
-                break
-            total += sent
+        self.sending = True
+        try:
+            while total < count:
+                self.take_turn()
+                try:
+                    # the number anew each time: closed meanwhile, the old one may be another connection's
+                    own = self.sock.fileno()
+                    sent = os.sendfile(own, descriptor, offset + total, min(count - total, _AT_ONCE))
+                except BlockingIOError:
+                    self._wait_writable()
+                    continue
+                except OSError as error:
+                    raise ClientGone(str(error)) from error
+                if not sent:
+                    break
+                total += sent
+        finally:
+            self.sending = False
         return total
+
+    def take_turn(self) -> None:
+        """Let others have theirs when this response has kept the hub for long.
+
+        Nothing else does so while the client is as fast as the application, because no send ever blocks.
+        """
+        exchange = self.exchange
+        now = monotonic()
+        if exchange is None or now - exchange.started < _TURN or now - self._resumed < _TURN:
+            return
+        # A timer, as gevent may run callbacks for 5 ms before it looks at a socket; this looks at all of them at once.
+        with self.engine.loop.timer(0) as timer:
+            self.engine.hub.wait(timer)
+        self._resumed = monotonic()
 
     def _wait_writable(self) -> None:
         if self.state == CLOSED:
@@ -163,14 +211,15 @@ class Wire:
         watcher = self.engine.loop.io(self.sock.fileno(), _WRITE)
         self._waiting_write = waiter = Waiter(self.engine.hub)
         self._write_until = monotonic() + self.engine.limits.timeouts.write
-        self.deadline = min(self._write_until, self._body_until)
+        self._set_deadline()
         try:
             watcher.start(waiter.switch, None)
             waiter.get()
         finally:
             self._waiting_write = None
             self._write_until = UNLIMITED
-            self.deadline = self._body_until
+            self._set_deadline()
+            self._resumed = monotonic()
             watcher.stop()
             watcher.close()
 
@@ -199,14 +248,12 @@ class Wire:
             return
         self._resume()
 
-    def _cut(self, exchange: Exchange) -> None:
-        """Close in the middle of a response. Where only the close tells its end, a reset says that it is not whole."""
-        if exchange.head_sent and not exchange.chunked and exchange.left is None:
-            try:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            except OSError:
-                pass
-        self.close()
+    def _abort(self) -> None:
+        """Make the close that follows a reset."""
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        except OSError:
+            pass
 
     def close(self) -> None:
         """Close at once. Whoever waits on this connection gets `ClientGone`."""
@@ -220,11 +267,10 @@ class Wire:
         self.forget()
         if exchange is not None:
             exchange.broken = True
-            if exchange.body is not None:
-                exchange.body.fail(ClientGone("the connection is closed"))
+            if exchange.could_pass_for_whole():
+                self._abort()
+            self._end_body(exchange, "the connection is closed")
         if self._waiting_write is not None:
             self.engine.loop.run_callback(self._waiting_write.throw, ClientGone("the connection is closed"))
-        if self._waiting_body is not None:
-            self.engine.loop.run_callback(self._wake_body)
         self.sock.close()
         self.engine.remove(self)

@@ -13,9 +13,9 @@ from .context import Adapter, Context
 __all__ = ["Adapter", "Context", "adapt", "check_tls", "prepare"]
 
 
-def prepare(server: Any, options: Mapping[str, Any], listeners: Iterable[Listener]) -> None:
+def prepare(server: Any, options: Mapping[str, Any], base: str, listeners: Iterable[Listener]) -> None:
     """In the master: import what *server* (None: not known yet) will need in the workers, once and in shared memory,
-    and find out what is wrong with its settings and those of the *listeners*.
+    and find out what is wrong with its settings (paths in them are taken against *base*) and those of the *listeners*.
 
     Raises `ConfigurationError`.
     """
@@ -28,7 +28,7 @@ def prepare(server: Any, options: Mapping[str, Any], listeners: Iterable[Listene
         return
     from . import http
 
-    http.check(options)
+    http.check(options, base)
     for listener in listeners:
         http.check_listener(listener.options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import math
 import os
 from collections.abc import Mapping
@@ -34,14 +35,33 @@ def limits(options: Mapping[str, Any]) -> Limits:
     return Limits(timeouts=Timeouts(**seconds), **sizes)
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Find out before anything is bound what is wrong with the settings of our server. Raises `ConfigurationError`."""
+def check(options: Mapping[str, Any], base: str) -> None:
+    """Find out before anything is bound what is wrong with the settings of our server; *base*: what paths are taken
+    against. Raises `ConfigurationError`."""
     limits(options)
     as_networks(options["trusted proxies"])
-    if options["access log"] is not None:
-        from ..http.access_log import COMBINED, compile_format
+    if options["access log format"] is not None:
+        from ..http.access_log import compile_format
 
-        compile_format(options["access log format"] or COMBINED)
+        try:
+            compile_format(options["access log format"])
+        except ConfigurationError as error:
+            raise ConfigurationError(f"setting 'access log format': {error}") from None
+    if options["access log"] not in (None, "-"):
+        # Not opened: it would be the master's, and workers that run as another user could not write to it.
+        path = os.path.join(base, options["access log"])
+        folder = os.path.dirname(path)
+        own = options["user"] is None and options["group"] is None
+        if os.path.isdir(path):
+            raise _unwritable(path, errno.EISDIR)
+        if not os.path.isdir(folder):
+            raise _unwritable(path, errno.ENOENT)
+        if own and not os.access(path if os.path.exists(path) else folder, os.W_OK):
+            raise _unwritable(path, errno.EACCES)
+
+
+def _unwritable(path: str, number: int | None) -> ConfigurationError:
+    return ConfigurationError(f"setting 'access log': cannot write {path}: {os.strerror(number or errno.EIO)}")
 
 
 def check_listener(options: Mapping[str, Any]) -> None:
@@ -95,7 +115,7 @@ class HTTPAdapter:
         try:
             log = AccessLog(target, options["access log format"] or COMBINED)
         except OSError as error:
-            raise ConfigurationError(f"setting 'access log': cannot write {target}: {error.strerror}") from None
+            raise _unwritable(target, error.errno) from None
         atexit.register(log.close)  # lines may wait; a worker that is terminated runs its exit hooks, too
         return log
 

@@ -107,6 +107,10 @@ def test_h5_empty_input_cannot_be_spoiled(serve):
             and stream.readline() == b""
             and stream.readlines() == []
             and list(stream) == []
+            and stream.read1() == stream.read1(5) == b""
+            and stream.readinto(bytearray(2)) == stream.readinto1(bytearray(2)) == 0
+            and isinstance(stream, io.BufferedIOBase)
+            and io.TextIOWrapper(stream).read() == ""
         )
         stream.close()
         start_response("200 OK", TEXT)

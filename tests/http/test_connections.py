@@ -16,7 +16,8 @@ from greenlet import greenlet
 
 from cluster import counters as index
 from cluster.errors import ConfigurationError
-from cluster.http import HTTPServer, Limits, Timeouts
+from cluster.http import UNLIMITED, HTTPServer, Limits, Timeouts
+from cluster.http.wire import HEAD, LINGER
 
 TEXT = [("Content-Type", "text/plain")]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -31,7 +32,8 @@ def hello(environ, start_response):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fields": 0}, {"head": -1}, {"max_body": "5"}, {"timeouts": 5}, {"connections": None}, {"field": True}]
+    "wrong", [{"fields": 0}, {"head": -1}, {"max_body": "5"}, {"timeouts": 5}, {"connections": None}, {"field": True}, {"head": 8192.5},
+              {"trailers": 1e6}, {"max_body": float("nan")}, {"max_body": -float("inf")}]
 )
 def test_h9_limits_that_cannot_be_right(wrong):
     with pytest.raises(ConfigurationError):
@@ -52,6 +54,24 @@ def test_h9_limits_can_be_set(serve):
     assert served.get("/", "A: b", "C: d", "E: f").status == 431
     assert served.get("/", "A: " + "b" * 50, "C: " + "d" * 50).status == 200
     assert served.get("/", "A: " + "b" * 57, "C: " + "d" * 57).status == 431
+
+
+SIZES = [name for name in Limits.__dataclass_fields__ if name != "timeouts"]
+
+
+@pytest.mark.parametrize("names", [SIZES, *([name] for name in SIZES)], ids=lambda names: "+".join(names)[:20])
+def test_h9_each_limit_can_be_lifted(serve, names):
+    """None of them fails where it is used, also when all are lifted at once."""
+    served = serve(hello, limits=Limits(**dict.fromkeys(names, UNLIMITED)))
+    long = "request_line" in names and "head" in names
+    assert served.get("/" + "a" * (9000 if long else 10)).status == 200
+    answers = helpers.responses(served.talk(
+        b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX-A: b\r\n\r\n"
+        b"GET /2 HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\nGET /3 HTTP/1.1\r\nbad\r\n\r\n"
+    ))
+    assert [answer.status for answer in answers] == [200, 200, 400]
+    pieces = [b"POST / HTTP/1.1\r\nHo", b"st: a\r\nTransfer-Encoding: chunked\r\n\r\n5", b";a=b\r\nhel", b"lo\r\n0\r\nX", b": y\r\n\r\n"]
+    assert helpers.feed(served, pieces) == [200] and not served.errors
 
 
 def test_h9_connections(serve, connect):
@@ -136,6 +156,29 @@ def test_h10_keep_alive(serve, connect):
     started = time.monotonic()
     assert sock.recv(1) == b""
     assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_h10_half_an_empty_line_begins_no_request(serve, connect, draining):
+    """Old clients send one behind a body. A connection on which it comes in two halves is as idle as before."""
+    limits = Limits(timeouts=Timeouts(head=1000, keep_alive=1000 if draining else 0.3))
+    served = serve(hello, limits=limits)
+    sock = connect(served)
+    sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    reader = helpers.Reader(sock)
+    assert reader.next().status == 200
+    (connection,) = served.server._engine.connections
+    sock.sendall(b"\r")
+    helpers.until(lambda: connection.state == HEAD)
+    drain = gevent.spawn(served.server.drain, 0) if draining else None
+    helpers.until(lambda: served.server._engine.ending == draining)
+    sock.sendall(b"\n")
+    helpers.until(lambda: served.server.active == 0 or connection.state == LINGER)
+    assert reader.data == b"" and sock.recv(100) == b""
+    sock.close()
+    if drain is not None:
+        drain.join(10)
+        assert drain.dead
 
 
 def test_h10_client_that_stops_reading(serve, connect):

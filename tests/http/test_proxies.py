@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import socket
 import struct
 
 import gevent
 import http_helpers as helpers
 import pytest
 
+from cluster import counters as index
 from cluster.errors import ConfigurationError
 from cluster.http import AccessLog, HTTPServer
 from cluster.http.access_log import COMBINED
@@ -54,12 +57,18 @@ def test_h12_all_atoms(serve):
     (line,) = logged(serve, "%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(T)s|%(M)s|%(D)s|%(L)s|%(p)s|%({x-in}i)s|%({x-own}o)s|%({wsgi.url_scheme}e)s|%({nope}i)s|100%%",
                      b"GET /%20?b HTTP/1.1\r\nHost: x\r\nX-In: in\r\n\r\n")  # fmt: skip
     fields = line.split("|")
-    assert fields[:5] == ["GET", "/ ", "b", "HTTP/1.1", "200"] and int(fields[5]) > 10 and fields[6] == "0"
+    assert fields[:5] == ["GET", "/\\x20", "b", "HTTP/1.1", "200"] and int(fields[5]) > 10 and fields[6] == "0"
     assert (
         float(fields[9]) < 1 and fields[10] == f"<{os.getpid()}>" and fields[11:] == ["in", "own", "http", "-", "100%"]
     )
-    with pytest.raises(ConfigurationError):
-        AccessLog(print, "%(zz)s")
+    (line,) = logged(serve, "%%%(m)s%%", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert line == "%GET%"
+
+
+@pytest.mark.parametrize("format", ["%(zz)s", "%(h)d", "%(h)s %z", "%", "100%", "%%%", "%({a}x)s", "%(h)", "%()s", "%s"])
+def test_h12_formats_that_are_none(format):
+    with pytest.raises(ConfigurationError, match="no atom of an access log"):
+        AccessLog(print, format)
 
 
 def test_h12_json_and_lines_that_clients_cannot_forge(serve):
@@ -70,7 +79,48 @@ def test_h12_json_and_lines_that_clients_cannot_forge(serve):
     (line,) = logged(serve, '"%(r)s" "%(a)s"', evil)
     assert line == '"GET /\\x22},{\\x22a\\x22:\\x22b\\x22 HTTP/1.1" "\\x22\\x5c\\x22 \\xe9 200"'
     (line,) = logged(serve, "%(U)s", b"GET /a%0d%0ab%1b[31m HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert line == "/a\\x0d\\x0ab\\x1b[31m"
+    assert line == "/a\\x0d\\x0ab\\x1b\\x5b31m"
+
+
+#: ends of fields, of quotes and of lines; what terminals obey; a turn of direction; beyond 16 bits
+HOSTILE = 'joe] 1 [x "quoted" \\ \x1b[31m \x7f \u202e \u2028 \u00a0 \U0001f600 \xe9'
+ESCAPED = r"\x22quoted\x22 \x5c \x1b[31m \x7f \u202e \u2028 \xa0 \U0001f600 \xe9"
+
+
+def test_h12_no_field_can_be_ended_by_a_client(serve):
+    user = base64.b64encode(f"{HOSTILE}:secret".encode())
+    head = b"GET /a HTTP/1.1\r\nHost: x\r\nAuthorization: Basic " + user + b"\r\nX-In: joe] 1 [x \"\r\n\r\n"
+    unquoted = (r"joe\x5d 1 \x5bx " + ESCAPED.replace("[", r"\x5b")).replace(" ", r"\x20")
+    assert logged(serve, "%(u)s", head) == [unquoted]
+    assert logged(serve, '"%(u)s" %(u)s', head) == [f'"joe] 1 [x {ESCAPED}" {unquoted}']
+    assert logged(serve, 'a"b %({x-in}i)s c" %({x-in}i)s', head) == [r'a"b joe] 1 [x \x22 c" joe\x5d\x201\x20\x5bx\x20\x22']
+    # what has spaces and brackets of the server's own keeps them
+    (line,) = logged(serve, "%(t)s %(r)s", head)
+    assert re.fullmatch(r"\[[^ ]+ [+-]\d{4}\] GET /a HTTP/1\.1", line)
+    assert logged(serve, "%(r)s", b"GET /[x] HTTP/1.1\r\nHost: x\r\n\r\n") == [r"GET /\x5bx\x5d HTTP/1.1"]
+    assert json.loads(logged(serve, "json", head)[0])["user"] == HOSTILE
+
+
+def test_h12_a_client_that_has_gone_is_logged_as_499(serve, connect):
+    lines: list[bytes] = []
+    log = AccessLog(lines.append, "%(s)s %(B)s")
+
+    def app(environ, start_response):
+        helpers.until(lambda: next(iter(served.server._engine.connections)).eof)
+        environ["wsgi.input"].read()
+
+    told: list[dict] = []
+    served = serve(app, access_log=log, observers=[lambda event, data: told.append(data)])
+    sock = connect(served)
+    sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+    helpers.until(lambda: served.server.counters[2])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+    helpers.until(lambda: served.server.active == 0)
+    log.flush()
+    assert lines == [b"499 0\n"] and not served.errors
+    assert [data["status"] for data in told if "status" in data] == [499]
+    assert not any(served.server.counters[index.RESPONSES_1XX : index.RESPONSES_5XX + 1])
 
 
 def test_h12_refused_requests_are_logged(serve):
@@ -123,6 +173,8 @@ def test_h12_forwarded_fields_of_strangers_change_nothing(serve):
         ("evil", "127.0.0.1"),
         ("1.2.3.4, unknown", "127.0.0.1"),
         ("1.2.3.4, evil, 127.0.0.5", "127.0.0.5"),
+        ("fe80::1%] \"GET", "127.0.0.1"),
+        ("[fe80::1%x]:80", "127.0.0.1"),
         ("", "127.0.0.1"),
     ],
 )
@@ -140,6 +192,31 @@ def test_h12_forwarded_proto_and_host(serve):
     )
     seen = forwarded(serve, ["127.0.0.1"], "X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b")
     assert seen["wsgi.url_scheme"] == "http" and seen["HTTP_HOST"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("client", "scheme", "host", "expected"),
+    [
+        # the proxy that saw the client said https, the one behind it was asked over http
+        ("1.2.3.4, 127.0.0.5", "https, http", "public, inner", ("https", "public")),
+        ("1.2.3.4, 127.0.0.6, 127.0.0.5", "https, http, http", "public, b, c", ("https", "public")),
+        # what the client wrote itself is left of that
+        ("9.9.9.9, 1.2.3.4, 127.0.0.5", "gopher, http, https", "evil, public, inner", ("http", "public")),
+        ("9.9.9.9, 1.2.3.4", "http, https", "evil, public", ("https", "public")),
+        # the last proxy sets the field
+        ("1.2.3.4, 127.0.0.5", "https", "public", ("https", "public")),
+        # nothing is said of the client
+        (None, "http, https", "evil, public", ("https", "public")),
+        ("evil", "http, https", "evil, public", ("https", "public")),
+    ],
+)
+def test_h12_scheme_and_host_are_those_that_the_client_asked_for(serve, client, scheme, host, expected):
+    """From the place in a chain of proxies at which the client is named."""
+    fields = [f"X-Forwarded-Proto: {scheme}", f"X-Forwarded-Host: {host}"]
+    if client is not None:
+        fields.append(f"X-Forwarded-For: {client}")
+    seen = forwarded(serve, "127.0.0.0/8", *fields)
+    assert (seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == expected
 
 
 def test_h12_trusted_proxies_that_cannot_be():
@@ -186,7 +263,7 @@ def test_h12_proxy_protocol(serve, connect, header, expected, cut):
 
 @pytest.mark.parametrize(
     "header",
-    [b"", b"PROXY TCP4 1.2.3.4\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 99999 80\r\n", b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY " + b"x" * 200,
+    [b"", b"PROXY TCP4 1.2.3.4\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 99999 80\r\n", b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP6 fe80::1%[x] ::1 1 2\r\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY " + b"x" * 200,
      b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n", V2 + b"\x31\x11\0\x0c" + ADDRESSES, V2 + b"\x21\x11\0\x02xx", V2 + b"\x21\x11\xff\xff"],
 )  # fmt: skip
 def test_h12_proxy_protocol_that_is_wrong_is_dropped(serve, header):

@@ -199,3 +199,26 @@ def test_h12_proxy_protocol_before_tls(serve, certificates):
     sock.sendall(b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 80\r\n")
     with context.wrap_socket(sock) as secure:
         assert get(secure).status == 200
+
+
+def test_h4_a_response_cut_short_is_no_whole_one_over_tls(serve, certificates):
+    """Only the end of the connection tells its length, and a goodbye would say that this was its end (RFC 9112, 9.8)."""
+
+    def failing(environ, start_response):
+        start_response("200 OK", TEXT)
+        yield b"begun"
+        raise ValueError("in the middle")
+
+    served = serve(failing, binding={"tls": certificates["one.test"]})
+    context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    sock = gsocket.create_connection(served.address)
+    with context.wrap_socket(sock, suppress_ragged_eofs=False) as secure:
+        secure.settimeout(20)
+        secure.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises(OSError) as caught:
+            while secure.recv(1000):
+                pass
+        assert not isinstance(caught.value, TimeoutError)
+    assert [str(error) for error in served.errors] == ["in the middle"]

@@ -470,7 +470,8 @@ BAD_HEADERS = [
     ("X", "a\r\nSet-Cookie: evil=1"), ("X", "a\nb"), ("X", "a\rb"), ("X", "a\0b"), ("X\r\nY", "a"), ("X: Y", "a"), ("", "a"), ("X Y", "a"),
     ("X", "a\r\n\r\n<html>"), ("X", 5), ("X", b"a"), (b"X", "a"), ("X", None), ("X", "\u20ac"), ("X\u20ac", "a"), ("Content-Length", "+5"),
     ("Content-Length", "abc"), ("Content-Length", "-1"), ("Content-Length", ""), ("Content-Length", "\xb2"), ("Content-Length", 5), ("Content-Length", "5\r\n"),
-    ("X", ["a"]), ("X", "\xa0\n"), ("X", "\u2028"),
+    ("X", ["a"]), ("X", "\xa0\n"), ("X", "\u2028"), ("X", "a\x01b"), ("X", "a\x0bb"), ("X", "a\x1bb"), ("X", "a\x7fb"), ("Connection", 5),
+    ("Connection", b"close"), ("Connection", "close\n"),
 ]  # fmt: skip
 
 
@@ -485,6 +486,9 @@ def test_h6_bad_headers(serve, header):
 @pytest.mark.parametrize(
     "status",
     [
+        "100 Continue",
+        "101 Switching Protocols",
+        "103 Early Hints",
         "200 OK\r\nX: y",
         "200\nOK",
         "20 OK",
@@ -505,6 +509,7 @@ def test_h6_bad_status(serve, status):
     served = serve(answering(status))
     assert served.get().status == 500
     assert len(served.errors) == 1
+    assert status is None or f"not a status that an application can answer with: {status!r}" in str(served.errors[0])
 
 
 @pytest.mark.parametrize("value", ["a\tb", "caf\xe9", "\xa0", "\x85", "", "a" * 5000])

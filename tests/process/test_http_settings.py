@@ -43,6 +43,8 @@ def test_h9_limits_are_settings(shop: Workshop) -> None:
     server.signal(signal.SIGTERM)
     server.wait_exit()
     for setting, words in (("access_log_format='%(nonsense)s', access_log='-'", "nonsense"),
+                           ("access_log_format='%(h)s %z'", "%z"), ("access_log='none/access.log'", "No such file"),
+                           ("access_log='.'", "Is a directory"), ("access_log=''", "a file's path"),
                            ("trusted_proxies='nowhere'", "nowhere"), ("max_body=0", "1 or more")):
         server = shop.script(f"trace(cluster('app:app').set(workers=1, {setting})).listen(0)")
         assert server.wait_exit() == 1
@@ -138,7 +140,8 @@ def test_h13_tls_beside_plain_and_replaced_certificates(shop: Workshop) -> None:
     assert common_name(secure) == "first"
     with load(plain, connections=8) as traffic:
         Path(first[0]).write_text("broken")
-        server.wait_for(r"^cluster: .*cannot use the certificate.*; the old certificate stays")
+        files = ", ".join(re.escape(str(Path(path).resolve())) for path in first)
+        server.wait_for(rf"^cluster: .*cannot use .* \(files: {files}\); the old certificate stays in use")
         assert common_name(secure) == "first"
         shutil.copy(second[1], first[1])
         shutil.copy(second[0], first[0])
