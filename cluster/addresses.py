@@ -47,6 +47,8 @@ def parse(given: Any, host: str | None = None, base: str = "/") -> list[Address]
     *host* goes with a bare port; *base* is the directory that a relative socket path is taken against.
     Raises `ConfigurationError`.
     """
+    if host is not None and not isinstance(host, str):
+        raise ConfigurationError(f"a host is a name or an address, not {host!r}")
     if isinstance(given, list):
         if not given:
             raise ConfigurationError(f"an empty list of addresses; an address is {FORMS}")

@@ -45,7 +45,8 @@ def check(tls: Any) -> None:
     """Whether a ``tls`` option is of a right form. Raises `ConfigurationError`."""
     right = isinstance(tls, Mapping) or (isinstance(tls, tuple | list) and len(tls) == 2)
     if right and isinstance(tls, Mapping):
-        right = "certificate" in tls and set(tls) <= {"certificate", "key", "names"}
+        right = "certificate" in tls and set(tls) <= {"certificate", "key", "names"} and all(
+            isinstance(pair, tuple | list) for pair in _named(tls))
     if not right or not all(isinstance(part, str | bytes | os.PathLike | None) for part in _parts(tls)):
         raise ConfigurationError("listener option 'tls' takes (certificate, key), or a mapping with 'certificate', "
                                  f"'key' and 'names' for other host names, not {tls!r}")
@@ -55,9 +56,14 @@ def _parts(tls: Any) -> list[Any]:
     if not isinstance(tls, Mapping):
         return list(tls)
     parts = [tls.get("certificate"), tls.get("key")]
-    for pair in dict(tls.get("names") or {}).values():
+    for pair in _named(tls):
         parts += pair
     return parts
+
+
+def _named(tls: Mapping[str, Any]) -> list[Any]:
+    names = tls.get("names") or {}
+    return list(names.values()) if isinstance(names, Mapping) else [names]
 
 
 def _read(part: Any, base: str) -> bytes | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import errno
 import math
 import os
 import sys
@@ -70,8 +72,8 @@ def has_terminal() -> bool:
     """Whether this process has a controlling terminal now."""
     try:
         close_descriptor(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT, errno.ENODEV)  # others say nothing about it
     return True
 
 
@@ -95,6 +97,11 @@ def restart_reloads(mode: str) -> bool:
     return mode == "reload" or (mode == "auto" and why_master_must_stay() is not None)
 
 
+def in_main_thread() -> bool:
+    """Whether this is the thread that the process began with, or that forked it; True where nobody knows."""
+    return sys.platform != "linux" or _thread.get_native_id() == os.getpid()
+
+
 def process_age() -> float:
     """Seconds since this process was forked, to a hundredth; 0 where the system does not tell.
 
@@ -108,10 +115,12 @@ def process_age() -> float:
 
 
 def script_directory() -> str:
-    """The directory of the script that is being run; the current one when there is none."""
-    main = sys.modules.get("__main__")
-    path = getattr(main, "__file__", None)
-    return os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
+    """The directory of the script that is being run, or of the archive that it is in; else the current one."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    found = os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
+    while not os.path.isdir(found) and found != os.path.dirname(found):
+        found = os.path.dirname(found)
+    return found
 
 
 def fill_standard_descriptors() -> None:

@@ -37,6 +37,8 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if master.options["monkey patch"]:
         patch(master._complaints.say)
     predecessor = restart.claim()
+    if predecessor is None:
+        os.environ.pop(restart.PARENT, None)  # of another cluster, below which this one was started
     listeners = Listeners()
     for addresses, options in master._addresses:
         listeners.add(addresses, options, master.options["backlog"])

@@ -148,6 +148,8 @@ class Master(Operations, Extensible):
         return self._add_handler(name, handler, True)
 
     def _add_handler(self, name: str, handler: Callable[..., Any] | None, once: bool) -> Any:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"on() takes the name of an event, not {name!r}")
         if normal(name) not in CATALOGUE:
             hint = did_you_mean(normal(name), CATALOGUE, cutoff=0.8)
             if hint:
@@ -239,6 +241,8 @@ class Master(Operations, Extensible):
             raise ConfigurationError("this cluster runs already; bind() more addresses before, or make another process")
         if self._over:
             raise ConfigurationError("this cluster has closed; make another one")
+        if not host.in_main_thread():
+            raise ConfigurationError("a cluster is started from the main thread, where signals arrive")
 
     # -- checks and facts that the launch needs
 

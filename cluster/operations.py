@@ -56,7 +56,7 @@ class Operations:
     def spawn(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
         """Have *n* workers more; ``spawn(-n)`` is ``remove(n, signal)``. Done when they are ready."""
         n = _whole("spawn", n)
-        signals.number(signal)  # a wrong one is wrong also where none is sent
+        signals.ending(signal)  # a wrong one is wrong also where none is sent
         return self.remove(-n, signal) if n < 0 else self._ask("spawn", n)
 
     def remove(self, n: int = 1, signal: str = "SIGQUIT") -> Result:
@@ -64,14 +64,14 @@ class Operations:
         n = _whole("remove", n)
         if n < 0:
             raise ConfigurationError(f"remove() takes a number of workers, not {n}")
-        return self._ask("remove", n, signals.number(signal))
+        return self._ask("remove", n, signals.ending(signal))
 
     def resize(self, n: int, signal: str = "SIGQUIT") -> Result:
         """Have *n* workers. Done when the new ones are ready, or the surplus has gone."""
         n = _whole("resize", n)
         if n < 0:
             raise ConfigurationError(f"resize() takes a number of workers, not {n}")
-        return self._ask("resize", n, signals.number(signal))
+        return self._ask("resize", n, signals.ending(signal))
 
     def kill(self, signal: str = "SIGTERM") -> Result:
         """Send *signal* to all workers. Those that end come back."""
@@ -79,18 +79,18 @@ class Operations:
 
     def restart_workers(self, signal: str = "SIGQUIT") -> Result:
         """End every worker by *signal*, and fork a new one in its place at once."""
-        return self._ask("restart workers", signals.number(signal))
+        return self._ask("restart workers", signals.ending(signal))
 
     def restart(self, signal: str = "SIGQUIT") -> Result:
         """Replace the master: a fresh interpreter takes over the sockets, then the old workers end by *signal*."""
-        return self._ask("restart", signals.number(signal))
+        return self._ask("restart", signals.ending(signal))
 
     def reload(self, signal: str = "SIGQUIT") -> Result:
         """Replace the workers by a new generation; keep the old one when the new one does not get ready.
 
         The old ones end by *signal*, once the new ones serve.
         """
-        return self._ask("reload", signals.number(signal))
+        return self._ask("reload", signals.ending(signal))
 
     def close(self) -> Result:
         """End gracefully: in-flight requests finish."""

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
-from .errors import EXIT_USAGE
+from .errors import EXIT_USAGE, ClusterError, ConfigurationError
 
 #: where ``cluster serve`` listens when nothing else is said
 DEFAULT_ADDRESS = "127.0.0.1:8000"
@@ -100,7 +100,7 @@ def serve(
         for setting in settings:
             name, equals, value = setting.partition("=")
             if not equals:
-                raise ValueError(f"--set takes NAME=VALUE, not {setting!r}")
+                raise OneLine(f"--set takes NAME=VALUE, not {setting!r}")
             master.set(name.strip(), value)
         for address in [] if as_job else addresses or [_default_address()]:
             master.bind(address)
@@ -109,7 +109,7 @@ def serve(
 
             master.use(debug())
         master.start()
-    except ValueError as error:  # configuration errors are ValueErrors
+    except ConfigurationError as error:
         raise OneLine(str(error)) from None
 
 
@@ -127,24 +127,20 @@ def check(target: str, chdir: str | None) -> None:
         master = _master(target, chdir)
         named = importer.parse(target, master.base)
         importer.check(named, master.base)
-    except ValueError as error:
+    except ConfigurationError as error:
         raise OneLine(str(error)) from None
     os.chdir(master.base)
     try:
         server = importer.load(named, master.base)
-    except ValueError as error:
-        from .errors import ClusterError
-
-        if isinstance(error, ClusterError):
-            raise OneLine(str(error)) from None
-        _application_failed(error)
+    except ClusterError as error:
+        raise OneLine(str(error)) from None
     except BaseException as error:  # noqa: BLE001 - the application's own, whatever it is; SystemExit too
         _application_failed(error)
     from .kinds import Kind, classify
 
     try:
         kind = classify(server)
-    except ValueError as error:
+    except ConfigurationError as error:
         raise OneLine(f"{target}: {error}") from None
     what = {Kind.WSGI: "a WSGI application or a job", Kind.JOB: "a job", Kind.TCP: "a TCP server",
             Kind.GEVENT: "a gevent server"}.get(kind)
@@ -166,7 +162,10 @@ def _master(target: str, chdir: str | None) -> Any:
     from .master import Master
 
     patch(lambda text: click.echo(f"cluster: {text}", err=True))
-    return Master(target, base=chdir or os.getcwd())
+    try:
+        return Master(target, base=chdir or os.getcwd())
+    except FileNotFoundError:
+        raise OneLine("the current directory has been deleted; go to another one, or use --chdir") from None
 
 
 def _warn_in_one_line(

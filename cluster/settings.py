@@ -23,14 +23,19 @@ class Setting(NamedTuple):
     help: str
 
 
-def _count(minimum: int) -> Check:
+#: what the system's calls take
+_INT = 2**31 - 1
+_ID = 2**32 - 2
+
+
+def _count(minimum: int, maximum: int = 2**63 - 1) -> Check:
     def check(value: Any) -> int:
         if isinstance(value, str) and value.strip().isdecimal():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"a whole number, {minimum} or more")
-        if value < minimum:
-            raise ValueError(f"{minimum} or more")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{minimum} or more" if value < minimum else f"{maximum} at most")
         return value
 
     return check
@@ -44,8 +49,8 @@ def _seconds(value: Any) -> float:
             raise ValueError("seconds, as a number") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("seconds, as a number")
-    if not 0 <= value < float("inf"):
-        raise ValueError("0 seconds or more")
+    if not 0 <= value <= _INT:
+        raise ValueError("0 seconds or more" if not value > 0 else f"{_INT} seconds at most")
     return float(value)
 
 
@@ -94,11 +99,13 @@ def _peers(value: Any) -> str | list[str]:
 
 
 def _identity(value: Any) -> int | str:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "" or (
-        isinstance(value, int) and value < 0
+        isinstance(value, int) and not 0 <= value <= _ID
     ):
         raise ValueError("a name or a numeric id")
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return value
 
 
 def _umask(value: Any) -> int:
@@ -127,7 +134,8 @@ SETTINGS: dict[str, Setting] = {
                 "quota counted, rounded up), at least 1."),
         Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
-        Setting("backlog", 2048, "connections", _count(1), "How many connections the kernel queues per listener."),
+        Setting("backlog", 2048, "connections", _count(1, _INT),
+                "How many connections the kernel queues per listener."),
         Setting("timeout", 60.0, "seconds", _seconds,
                 "How long a worker that was asked to end may take before it is killed. 0: as long as it likes."),
         Setting("startup timeout", 60.0, "seconds", _seconds,

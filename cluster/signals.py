@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
 
+from . import host
 from .errors import ConfigurationError, did_you_mean
-from .system import undo_in_child
+from .system import close_descriptor, undo_in_child
+
+#: seconds after the end of the process whose terminal we have, in which SIGHUP is taken for the terminal's
+HANGUP = 2.0
 
 #: what a signal to the master asks for
 DEFAULT_MEANING: dict[str, str | None] = {
@@ -51,6 +58,15 @@ def number(name: str | int) -> int:
     raise ConfigurationError(f"no signal {name!r}; it takes a name such as 'SIGTERM'")
 
 
+def ending(given: str | int) -> int:
+    """The number of a signal by which a worker can be ended. Raises `ConfigurationError` for any other."""
+    found = number(given)
+    if found not in (signal.SIGQUIT, signal.SIGABRT, *AT_ONCE):
+        raise ConfigurationError(f"a worker does not end by {name(found)}; it does by SIGQUIT, when it is done with what it "
+                                 "has in flight, and at once by SIGTERM, SIGINT, SIGABRT and SIGKILL")
+    return found
+
+
 def name(signal_number: int) -> str:
     """The name of a signal number, as in ``SIGTERM``; real-time ones by number."""
     try:
@@ -75,12 +91,58 @@ def meaning(overrides: Mapping[str, str | None], is_command: Callable[[str], boo
     return merged
 
 
+class Terminal:
+    """The controlling terminal that we were started on, if any: when it goes away, that sends us SIGHUP, too."""
+
+    def __init__(self) -> None:
+        self._there = host.has_terminal()
+        #: when the process ended whose terminal it is, most often a shell; None while it runs, or nobody can tell
+        self._left: float | None = None
+        self._descriptor = -1
+        self._watcher: Any = None
+        if self._there and hasattr(os, "pidfd_open"):
+            try:
+                self._descriptor = os.pidfd_open(os.getsid(0))
+            except ProcessLookupError:
+                self._left = -math.inf
+            except OSError:
+                return  # an old kernel
+            else:
+                self._watcher = gevent.get_hub().loop.io(self._descriptor, 1)
+                self._watcher.start(self._leader_ended)
+
+    def _leader_ended(self) -> None:
+        self._left = time.monotonic()
+        self.close()
+
+    def hung_up(self) -> bool:
+        """Whether a SIGHUP that has just come was sent because the terminal went away.
+
+        Somebody sent it who wants a restart when we have had no terminal for a while, as after a log-out.
+        """
+        if not self._there or host.has_terminal():
+            return False
+        self._there = False
+        return self._left is None or time.monotonic() - self._left <= HANGUP
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+            close_descriptor(self._descriptor)
+
+
 class Watchers:
     """Signal watchers of the master: handlers only queue. `close` puts back what was there before."""
 
     def __init__(self, numbers: Mapping[int, str | None], queue: Callable[[int], None]) -> None:
         self._before: dict[int, Any] = {}
         self._watchers: list[Any] = []
+        # whoever started us may have blocked them, and exec keeps that
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {*numbers, signal.SIGCHLD})
+        self.terminal = Terminal()
         loop = gevent.get_hub().loop
         for wanted, command in numbers.items():
             self._before[wanted] = signal.getsignal(wanted)
@@ -101,6 +163,7 @@ class Watchers:
             watcher.stop()
             watcher.close()
         self._watchers.clear()
+        self.terminal.close()
 
     def close(self) -> None:
         """Stop watching."""
@@ -112,3 +175,4 @@ class Watchers:
                 continue
             signal.signal(wanted, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)

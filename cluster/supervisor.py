@@ -58,7 +58,6 @@ class Supervisor:
         self._main = gevent.getcurrent()
         self._holding = False  # the loop cannot go on before the handlers that run now are done
         self._watchers: Watchers | None = None
-        self._had_terminal = host.has_terminal()
         self._sizing = Sizing(self.crew, self._in_turn, self._changed)
         self._reloading = Reloading(
             self._system, self._inbox, self.crew, self.announcer, self._settings["startup timeout"], self._changed
@@ -85,6 +84,7 @@ class Supervisor:
         """Run until the cluster has closed; returns the exit code. Raises `ForkedChild` in each worker."""
         try:
             self._watchers = Watchers(self._plan.signals, lambda caught: self._inbox.put(self._signalled, caught))
+            self._system.hangup_ignored = self._watchers.hangup_was_ignored
             self._begin()
             while not self._ended:
                 act, args = self._inbox.take()
@@ -189,9 +189,9 @@ class Supervisor:
     # -- what comes in
 
     def _signalled(self, caught: int) -> None:
-        if caught == signal.SIGHUP and self._had_terminal and not host.has_terminal():
-            self._had_terminal = False
-            if self._watchers is None or not self._watchers.hangup_was_ignored:
+        assert self._watchers is not None
+        if caught == signal.SIGHUP and self._watchers.terminal.hung_up():
+            if not self._watchers.hangup_was_ignored:
                 self.close(Result("close"))
             return
         command = self._plan.signals.get(caught)

@@ -35,6 +35,10 @@ undo_in_child: list[Callable[[], None]] = []
 class System:
     """What the supervisor asks of the operating system."""
 
+    def __init__(self) -> None:
+        #: nohup(1) was asked for, and holds for the programs that we start
+        self.hangup_ignored = False
+
     def now(self) -> float:
         """Seconds on the monotonic clock."""
         return time.monotonic()
@@ -112,6 +116,8 @@ class System:
             try:
                 _close(reader)
                 default_signals()
+                if self.hangup_ignored:
+                    signal.signal(signal.SIGHUP, signal.SIG_IGN)
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 os.chdir(directory)
                 for descriptor in keep:

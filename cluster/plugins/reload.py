@@ -18,8 +18,8 @@ import gevent
 
 from .. import host
 from ..errors import ClusterError, ConfigurationError
+from ..signals import ending
 from ..signals import name as signal_name
-from ..signals import number as signal_number
 from . import _options
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def reload(
                         for one in _options.several("reload", "ignore", ignore, "names of directories"))
     if not isinstance(interval, int | float) or isinstance(interval, bool) or not interval > 0:
         raise ConfigurationError(f"reload: interval is a number of seconds above 0, not {interval!r}")
-    by = signal_name(signal_number(signal))
+    by = signal_name(ending(signal))
 
     def plugin(master: Master) -> None:
         roots = [os.path.normpath(os.path.join(master.base, path)) for path in given]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import warnings
+import zipapp
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,8 +25,6 @@ from ..harness import Workshop, eventually, fetch
 
 def program(shop: Workshop, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the ``cluster`` program to its end."""
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "cluster", *arguments], cwd=shop.directory, capture_output=True, text=True, timeout=30,
         env={**os.environ, **environment}, check=False,
@@ -74,6 +76,12 @@ def maker(name: object = "world") -> object:
     return lambda master: None
 
 
+def in_a_thread(act: Callable[[], object]) -> None:
+    """Call it in a native thread, and raise what it raises."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(act).result()
+
+
 def wsgi(environ: object, start_response: object) -> list[bytes]:
     """A WSGI application."""
     return []
@@ -122,6 +130,10 @@ def wsgi(environ: object, start_response: object) -> list[bytes]:
     (lambda: Master(wsgi).bind("nonsense"), "cannot listen on 'nonsense'"),
     (lambda: Master(wsgi).bind(70000), "0 to 65535"),
     (lambda: Master(wsgi).bind([]), "an empty list"),
+    (lambda: Master(wsgi).bind(80, 5), "a host is a name or an address, not 5"),
+    (lambda: Master(wsgi).bind(80, tls={"certificate": "x", "names": 5}), "listener option 'tls' takes"),
+    (lambda: Master(wsgi).on(None, wsgi), "the name of an event, not None"),
+    (lambda: in_a_thread(lambda: Master(wsgi).listen(0)), "from the main thread"),
     (lambda: Master(wsgi).bind("http://localhost:80"), "has no scheme"),
     (lambda: Master(wsgi).bind("::1:80"), r"\[::1\]:port"),
     (lambda: Master(wsgi).bind(80, colour="red"), "no listener option 'colour'"),
@@ -272,8 +284,6 @@ def test_k2_plugins_of_installed_packages(shop: Workshop) -> None:
         shop.write(f"site/{name}-1.0.dist-info/entry_points.txt", f"[cluster.plugins]\n{entry} = {name}:plugin\n")
 
     def use(expression: str) -> str:
-        import os
-
         done = subprocess.run(
             [sys.executable, "-c", f"import cluster; cluster.Master('app:app').use({expression})"],
             capture_output=True, text=True, cwd=shop.directory, check=False,
@@ -326,6 +336,42 @@ def test_program_serves_and_checks(shop: Workshop) -> None:
         assert (done.returncode, done.stderr.count("\n"), done.stdout.replace("\n", "")[:8]) in (
             (2, 1, ""), (2, 1, "IMPORTED")), (arguments, done)
         assert done.stderr.startswith("cluster: ") and words in done.stderr, done.stderr
+
+
+def test_k7_the_program_shows_what_is_the_applications(shop: Workshop) -> None:
+    """K7: a ValueError of a module that is imported in the master comes with its traceback."""
+    shop.write("broken.py", "PORT = int('')\n")
+    server = shop.run(sys.executable, "-m", "cluster", "serve", "broken:app", "--preload", "--bind", "127.0.0.1:0")
+    assert server.wait_exit() != 0
+    server.wait_for("PORT = int")
+    server.wait_for("^ValueError: invalid literal")
+
+
+def test_a_script_in_an_archive(shop: Workshop) -> None:
+    """A zipapp: its directory is the archive's, relative names are taken against that."""
+    shop.write("package/__main__.py", "from cluster import cluster\nfrom tracing import trace\n"
+               "def app(environ, start):\n    start('200 OK', [])\n    return [b'zipped']\n"
+               "trace(cluster(app).set(workers=1)).listen(0, '127.0.0.1')\n")
+    zipapp.create_archive(shop.directory / "package", shop.directory / "app.pyz")
+    server = shop.run(sys.executable, "app.pyz", environment={"PYTHONPATH": import_path(shop.directory)}).ready()
+    assert server.get() == b"zipped"
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+def test_a_directory_that_was_deleted(shop: Workshop) -> None:
+    """The program says so in one line."""
+    (shop.directory / "gone").mkdir()
+    command = "import os, sys\nos.rmdir(os.getcwd())\nsys.argv[1:] = ['serve', 'x:app']\n" \
+              "from cluster.program import main\nmain()\n"
+    server = shop.run(sys.executable, "-c", command, cwd=shop.directory / "gone")
+    assert server.wait_exit() == 2
+    server.wait_for("^cluster: the current directory has been deleted; go to another one, or use --chdir$")
+
+
+def import_path(*first: Path) -> str:
+    """PYTHONPATH with these before what is there."""
+    return os.pathsep.join([*map(str, first), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def test_program_environment_variables(shop: Workshop) -> None:

@@ -360,6 +360,55 @@ def test_o3_hangup_of_the_terminal_closes(shop: Workshop) -> None:
     assert "restarting" not in server.events() and server.events()[-1] == "close"
 
 
+#: a shell, as far as a terminal is concerned: it takes the terminal, starts the script in the background, and ends
+SHELL = """
+import fcntl, os, signal, subprocess, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if {nohup}:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+started = subprocess.Popen([sys.executable, "server.py"], process_group=0)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="process_group came with Python 3.11")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_o3_hup_after_the_log_out_restarts(shop: Workshop, nohup: bool) -> None:
+    """O3: a shell that has ended without a SIGHUP took its terminal along; one that comes later asks for a restart.
+
+    With `nohup` that was asked for, also after a restart.
+    """
+    leader, follower = pty.openpty()
+    shop.write("server.py", "from cluster import cluster, signals\nfrom tracing import trace\nsignals.HANGUP = 0.0\n"
+               + SERVER % "workers=1, restart_threshold=0, restart='master'")
+    server = shop.run(sys.executable, "-c", SHELL.format(nohup=nohup), stdin=follower)
+    os.close(follower)
+    server.ready()
+    if nohup:
+        server.signal(signal.SIGUSR2)
+        server.ready(2)
+    os.write(leader, b"log out\n")
+    assert server.wait_exit() == 0
+    os.close(leader)
+    server.signal(signal.SIGUSR1)  # once round the loop: it knows by now that the shell has ended
+    server.wait_for(r"EVENT \d+ reopen logs")
+    server.signal(signal.SIGHUP)
+    server.ready(3 if nohup else 2)
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
+
+
+def test_o3_signals_that_our_starter_has_blocked(shop: Workshop) -> None:
+    """O3, U1: they are for us, and so is the news of a worker's death."""
+    blocked = {signal.SIGCHLD, signal.SIGTERM, signal.SIGQUIT}
+    server = shop.script(SERVER % "workers=1",
+                         preexec=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, blocked) and None).ready()
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.wait_for("worker ready", 2)
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGQUIT])
 def test_o3_signal_to_the_whole_group_acts_once(shop: Workshop, ending: int) -> None:
     """O3: HUP, USR1, TTIN, and TERM or QUIT, to the process group act once each."""

@@ -31,6 +31,7 @@ def test_b5_values_as_text(name: str, value: object, wanted: object) -> None:
     ("timeout", float("nan")), ("timeout", None),
     ("preload", "perhaps"), ("preload", 1), ("umask", 0o1000), ("umask", "9"), ("title", ""), ("user", -1),
     ("user", ""),
+    ("timeout", 10**400), ("backlog", 2**40), ("group", 2**40),
     ("signals", []), ("signals", {1: "close"}), ("working directory", 3), ("ready", "now"), ("backlog", 0),
 ])
 def test_b5_wrong_values(name: str, value: object) -> None:
@@ -55,6 +56,9 @@ def test_signal_names() -> None:
     for nonsense in (0, -1, 999, None, True, "", 1.5):
         with pytest.raises(ConfigurationError):
             signals.number(nonsense)  # type: ignore[arg-type]
+    assert signals.ending("term") == signal.SIGTERM
+    with pytest.raises(ConfigurationError, match="a worker does not end by SIGHUP; it does by SIGQUIT"):
+        signals.ending("HUP")
     meaning = signals.meaning({"USR2": None, "WINCH": "spawn"}, lambda name: name == "spawn")
     assert meaning[signal.SIGUSR2] is None
     assert (meaning[signal.SIGWINCH], meaning[signal.SIGQUIT]) == ("spawn", "close")
