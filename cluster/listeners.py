@@ -37,6 +37,8 @@ class Listener:
         self.socket: Any = None
         #: another master has it now: it stays bound and its path stays when we close
         self.handed_on = False
+        #: leave IPv4 to another listener on the same port
+        self.only_ipv6 = False
         #: device and inode of a unix socket's file, by which it is known to be ours
         self.file: tuple[int, int] | None = None
 
@@ -98,6 +100,8 @@ class Listener:
         opened = _socket(family, kind, protocol)
         self.socket = opened
         opened.setsockopt(constants.SOL_SOCKET, constants.SO_REUSEADDR, 1)
+        if family == constants.AF_INET6 and self.only_ipv6:
+            opened.setsockopt(constants.IPPROTO_IPV6, constants.IPV6_V6ONLY, 1)
         opened.bind(address)
         self._use(opened)
 
@@ -179,8 +183,11 @@ class Listeners:
         descriptors that nobody wants are closed. Raises `BindError`, with everything closed again.
         """
         taken = set()
+        ipv4 = {listener.address.port for listener in self._all
+                if listener.address.kind == "tcp" and ":" not in listener.address.host}
         try:
             for listener in self._all:
+                listener.only_ipv6 = listener.address.port in ipv4 - {0}
                 key = listener.key
                 if key in inherited and listener.adopt(inherited[key], files.get(key)):
                     taken.add(key)

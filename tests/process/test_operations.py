@@ -272,6 +272,19 @@ def test_listeners_of_all_kinds(shop: Workshop) -> None:
     assert not (shop.directory / "x.sock").exists()
 
 
+def test_both_families_on_one_port(shop: Workshop) -> None:
+    """B3: every interface by IPv4, and by IPv6, with one port, as administrators write it."""
+    with socket.socket(socket.AF_INET6) as probe:  # on both; free again when it is closed
+        probe.bind(("::", 0))
+        port = probe.getsockname()[1]
+    server = shop.script(f"""
+        trace(cluster("app:app").set(workers=1)).listen(["0.0.0.0:{port}", "[::]:{port}"])
+        """).ready()
+    assert fetch(("127.0.0.1", port))[0] == fetch(("::1", port))[0] == 200
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
 def test_an_inherited_socket_goes_on_queueing(shop: Workshop) -> None:
     """A socket that systemd keeps: connections that come while nothing runs wait in it for the next start."""
     with socket.socket() as kept:
