@@ -62,8 +62,10 @@ def ending(given: str | int) -> int:
     """The number of a signal by which a worker can be ended. Raises `ConfigurationError` for any other."""
     found = number(given)
     if found not in (signal.SIGQUIT, signal.SIGABRT, *AT_ONCE):
-        raise ConfigurationError(f"a worker does not end by {name(found)}; it does by SIGQUIT, when it is done with what "
-                                 "it has in flight, and at once by SIGTERM, SIGINT, SIGABRT and SIGKILL")
+        raise ConfigurationError(
+            f"a worker does not end by {name(found)}; it does by SIGQUIT, when it is done with what it has in flight, "
+            "and at once by SIGTERM, SIGINT, SIGABRT and SIGKILL"
+        )
     return found
 
 

@@ -273,7 +273,7 @@ def test_listeners_of_all_kinds(shop: Workshop) -> None:
 
 
 def test_both_families_on_one_port(shop: Workshop) -> None:
-    """B3: every interface by IPv4, and by IPv6, with one port, as administrators write it."""
+    """Every interface by IPv4, and by IPv6, with one port, as administrators write it."""
     with socket.socket(socket.AF_INET6) as probe:  # on both; free again when it is closed
         probe.bind(("::", 0))
         port = probe.getsockname()[1]
