@@ -228,3 +228,7 @@ class Wire:
             self.engine.loop.run_callback(self._wake_body)
         self.sock.close()
         self.engine.remove(self)
+
+    def let_go(self) -> None:
+        """In a process forked from the server's: close its copy."""
+        self.sock.close()

@@ -61,7 +61,7 @@ class GeventAdapter:
         self._context = context
         self._served = served
         self._accepting = Accepting(context.scoreboard, context.row)
-        self._counters = context.scoreboard.counters(context.row)
+        self._counters: Any = context.scoreboard.counters(context.row)
         self._all_closed = gevent.event.Event()
         self._draining = False
         #: who is connected, while observers want to know: id of the socket → address
@@ -138,6 +138,10 @@ class GeventAdapter:
         while self.connections():
             self._all_closed.clear()
             self._all_closed.wait()
+
+    def let_go(self) -> None:
+        """Connections are left open: a handler may have forked a process to serve its own there."""
+        self._counters = list(self._counters)
 
     def reopen_logs(self) -> None:
         """gevent's servers log where the user told them to."""

@@ -15,12 +15,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
-import gevent.hub
 
 from .. import certificates, importer, servers
 from ..channel import Channel, Message
-from ..complaints import application_traceback
-from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
+from ..errors import ChannelError, ConfigurationError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
 from ..kinds import Job, Kind, classify
@@ -28,8 +26,10 @@ from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
-from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals
+from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals, undo_in_child
 from ..vhosts import VirtualHosts
+from .failures import Failures
+from .forked import when_forked
 from .identity import Identity, drop_privileges
 
 #: seconds that a worker whose master has died gives to requests that are in flight
@@ -88,6 +88,11 @@ class Worker:
         self._exit_code = 0
         self._said_ready = False
         self._adapter: servers.Adapter | None = None
+        #: this is not the worker any more, but a process that the application forked from it
+        self._forked = False
+        #: signals with a handler of ours
+        self._caught: list[int] = []
+        self._failures = Failures(self._tell, self._end_failed)
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -131,9 +136,9 @@ class Worker:
             if event.where != "worker":
                 self._emitter.remove(event.name)  # the master's handlers are not for us
         os.environ["CLUSTER_WORKER"] = str(self.id)
-        gevent.get_hub().handle_error = self._greenlet_failed
-        threading.excepthook = self._thread_failed
+        self._failures.watch()
         self._install_signals()
+        when_forked(self._caught, self._let_go)
         unblock_signals()
         self._tell({"t": "connected"})
         set_title(self.options["worker title"].replace("{n}", str(self.id)))
@@ -155,10 +160,31 @@ class Worker:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
+        undo_in_child.append(self._unwatch_signals)
         for number in (signal.SIGTERM, signal.SIGINT):
             if number not in draining:
                 # not through the hub: busy Python code has to be interrupted, too
-                signal.signal(number, lambda caught, frame: self._end_now(caught))
+                self._catch(number, self._end_now)
+
+    def _catch(self, number: int, act: Callable[[int], Any]) -> None:
+        signal.signal(number, lambda caught, frame: act(caught))
+        self._caught.append(number)
+
+    def _unwatch_signals(self) -> None:
+        for watcher in self._watchers:
+            watcher.stop()
+            watcher.close()
+
+    def _let_go(self) -> None:
+        """In a process that the application forked: it must not speak for the worker, nor keep its address taken."""
+        global _current
+        _current = None
+        self._forked = True
+        self._channel.abandon()
+        if self._adapter is not None:
+            self._adapter.let_go()
+            for listener in self.listeners:
+                listener.socket.close()
 
     # -- serving
 
@@ -201,7 +227,7 @@ class Worker:
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
-        signal.signal(_MASTER_DIED, lambda caught, frame: signal.alarm(math.ceil(ORPHAN)))
+        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(ORPHAN)))
         tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
@@ -235,7 +261,7 @@ class Worker:
 
     def _script_failed(self, error: BaseException) -> None:
         self._exit_code = 1
-        self._report(error, fatal=True)
+        self._failures.report(error)
 
     def _script_ended(self) -> None:
         self._in_job = False
@@ -285,7 +311,8 @@ class Worker:
         self._system.die_of(number)
 
     def _leave(self, code: int, hooks: bool = True) -> NoReturn:
-        self._emitter.dispatch("close")
+        if not self._forked:
+            self._emitter.dispatch("close")
         if hooks:
             self._run_exit_hooks()
         flush_streams()
@@ -308,67 +335,42 @@ class Worker:
             yield
         except SystemExit as request:
             if isinstance(request.code, str):
-                self._report(request, fatal=True, text=request.code)
+                self._failures.report(request, text=request.code)
             self._leave(_exit_code(request))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
-            self._report(error, fatal=True)
+            self._failures.report(error)
             self._leave(1)
 
     def report(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
-        try:
-            sys.stderr.write(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
-        self._report(error, fatal=False, doing=doing)
-
-    def _report(self, error: BaseException, fatal: bool, text: str | None = None, doing: str = "") -> None:
-        if text is None:
-            if isinstance(error, ApplicationNotFound | ConfigurationError):
-                text = str(error)  # says it all; where we found out is of no interest
-            else:
-                text = application_traceback(error)
-        self._tell({
-            "t": "exception", "type": type(error).__name__, "message": str(error)[:10_000],
-            "text": text[-100_000:], "fatal": fatal, "doing": doing[:1000],
-        })
+        if self._forked and isinstance(error, SystemExit):
+            self._leave(_exit_code(error))
+        self._failures.in_request(error, doing)
+        if self._forked:
+            self._leave(1)
 
     def _handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
         self.report(error, f"a handler of event {name!r}")
 
-    def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
-        """A greenlet ended with an exception. When nobody waits for it, nobody will ever know; so the worker ends."""
-        hub = gevent.get_hub()
-        background = isinstance(context, gevent.Greenlet) and not context.has_links()
-        if not background or issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
-            gevent.hub.Hub.handle_error(hub, context, kind, error, trace)
-            return
-        self._end_because(error)
-
-    def _thread_failed(self, args: Any) -> None:
-        if args.exc_type is not SystemExit:
-            self._end_because(args.exc_value)
-
-    def _end_because(self, error: BaseException) -> None:
-        """Something outside a request failed: finish what is in flight, then exit with 1."""
-        self._report(error, fatal=True)
-        self._exit_code = 1
+    def _end_failed(self, code: int) -> None:
+        """Something outside a request failed: finish what is in flight, then exit with *code*."""
+        self._exit_code = code
         gevent.get_hub().loop.run_callback_threadsafe(self._drain_failed)
 
     def _drain_failed(self) -> None:
         self._close()
         if self._in_job:
             self._in_job = False
-            self._main.throw(SystemExit(1))
+            self._main.throw(SystemExit(self._exit_code))
 
     # -- the master
 
     def _tell(self, message: Message) -> None:
         try:
             self._channel.send(message)
-        except ChannelError:
-            pass  # the master has gone, and we are about to notice
+        except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
+            if message["t"] == "exception" and message["fatal"]:
+                sys.stderr.write(message["text"])  # he would have
 
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):

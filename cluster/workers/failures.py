@@ -1,0 +1,71 @@
+"""Exceptions in a worker: what the master is told of them, and which of them end the worker."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.hub
+
+from ..channel import Message
+from ..complaints import application_traceback
+from ..errors import ApplicationNotFound, ConfigurationError
+
+#: the most of a message, of a traceback, and of what was going on that the master is told, in characters
+MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
+
+
+class Failures:
+    """*tell* sends the master a message; *end* has the worker finish what is in flight and exit with a code."""
+
+    def __init__(self, tell: Callable[[Message], None], end: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._end = end
+
+    def watch(self) -> None:
+        """Look after greenlets and threads that fail."""
+        gevent.get_hub().handle_error = self._greenlet_failed
+        threading.excepthook = self._thread_failed
+
+    def in_request(self, error: BaseException, doing: str) -> None:
+        """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
+        try:
+            sys.stderr.write(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+        self.report(error, fatal=False, doing=doing)
+
+    def report(self, error: BaseException, fatal: bool = True, text: str | None = None, doing: str = "") -> None:
+        """Tell the master, who prints what is *fatal*. *text* stands for the traceback."""
+        if text is None:
+            if isinstance(error, ApplicationNotFound | ConfigurationError):
+                text = str(error)  # says it all; where we found out is of no interest
+            else:
+                text = application_traceback(error)
+        self._tell({
+            "t": "exception", "type": type(error).__name__, "message": str(error)[:MESSAGE],
+            "text": text[-TEXT:], "fatal": fatal, "doing": doing[:DOING],
+        })
+
+    def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
+        """A greenlet ended with an exception. When nobody waits for it, nobody will ever know; so the worker ends."""
+        hub = gevent.get_hub()
+        background = isinstance(context, gevent.Greenlet) and not context.has_links()
+        if not background or issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
+            gevent.hub.Hub.handle_error(hub, context, kind, error, trace)
+            return
+        self._end_because(error)
+
+    def _thread_failed(self, args: Any) -> None:
+        if args.exc_type is not SystemExit:
+            self._end_because(args.exc_value)
+
+    def _end_because(self, error: BaseException) -> None:
+        """Something outside a request failed."""
+        self.report(error)
+        self._end(1)
