@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+import pytest
+
 from ..harness import Workshop, connect, eventually, fetch
 
 
@@ -123,6 +125,52 @@ def test_k4_tcp_handler(shop: Workshop) -> None:
     assert server.workers() == workers
     server.signal(signal.SIGTERM)
     server.wait_exit()
+
+
+CONNECTION_ENDS = """
+import gevent
+from gevent.server import StreamServer
+
+def handle(connection, address):
+    kind = connection.recv(100)
+    if kind == b"timeout":
+        with gevent.Timeout(0.01):
+            gevent.sleep(30)
+    if kind == b"exit":
+        sys.exit(1)
+    if kind == b"error":
+        raise ValueError("on purpose")
+    if kind == b"kill":
+        gevent.getcurrent().kill()
+    connection.sendall(b"whole " + kind)
+
+class Subclass(StreamServer):
+    def handle(self, connection, address):
+        handle(connection, address)
+
+"""
+
+
+@pytest.mark.parametrize("what", [
+    "package.tcp(handle)", "StreamServer(('127.0.0.1', 1), handle)", "StreamServer(('127.0.0.1', 1), handle, spawn=5)",
+    "Subclass(('127.0.0.1', 1))",
+])
+def test_k4_one_connection_does_not_end_the_others(shop: Workshop, what: str) -> None:
+    """K4: whatever a handler raises (an uncaught gevent.Timeout, SystemExit) is reported and ends its connection only."""
+    server = shop.script(f"{CONNECTION_ENDS}\ntrace(cluster({what}).set(workers=1)).listen(0, '127.0.0.1')").ready()
+    workers = server.workers()
+    with connect(server.address()) as other:
+        for kind in (b"timeout", b"exit", b"error", b"kill"):
+            with connect(server.address()) as connection:
+                connection.sendall(kind)
+                assert connection.recv(100) == b""
+        other.sendall(b"other")
+        assert other.recv(100) == b"whole other"
+    for kind in ("Timeout", "SystemExit", "ValueError"):
+        server.wait_for(rf"EVENT \d+ worker exception .*'type': '{kind}'.*'doing': \"connection from")
+    assert server.workers() == workers and server.output.count("worker exception") == 3
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
 
 
 JOB = """
