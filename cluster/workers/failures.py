@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,15 @@ from ..errors import ApplicationNotFound, ConfigurationError
 
 #: the most of a message, of a traceback, and of what was going on that the master is told, in characters
 MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
+#: seconds that whoever refers to a failed greenlet has to ask for its result
+CLAIM = 5.0
+
+
+def exit_code(request: SystemExit) -> int:
+    """The code that Python exits with."""
+    if request.code is None:
+        return 0
+    return request.code & 0xFF if isinstance(request.code, int) else 1
 
 
 class Failures:
@@ -53,13 +63,41 @@ class Failures:
         })
 
     def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
-        """A greenlet ended with an exception. When nobody waits for it, nobody will ever know; so the worker ends."""
+        """A greenlet ended with an exception."""
         hub = gevent.get_hub()
-        background = isinstance(context, gevent.Greenlet) and not context.has_links()
-        if not background or issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
+        is_greenlet = isinstance(context, gevent.Greenlet)
+        if is_greenlet and issubclass(kind, SystemExit):  # gevent would end the main greenlet, and the requests with it
+            self.left(error)
+            self._end(exit_code(error))
+        elif is_greenlet and not context.has_links() and not issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
+            self._await_claim(context, error)
+        else:
             gevent.hub.Hub.handle_error(hub, context, kind, error, trace)
-            return
-        self._end_because(error)
+
+    def _await_claim(self, greenlet: Any, error: BaseException) -> None:
+        """Nobody waits for the greenlet. When nobody asks for its result either, nobody will know, and the worker ends.
+
+        That is so once nothing refers to the greenlet any more, at the latest after `CLAIM` seconds.
+        """
+        loop = gevent.get_hub().loop
+        trace = error.__traceback__
+        timer = loop.timer(CLAIM)
+
+        def decide() -> None:
+            collected.detach()
+            timer.stop()
+            timer.close()
+            if error.__traceback__ is trace:  # who gets the result has it raised again, which adds to the traceback
+                self._end_because(error)
+
+        collected = weakref.finalize(greenlet, loop.run_callback_threadsafe, decide)
+        collected.atexit = False
+        timer.start(decide)
+
+    def left(self, request: SystemExit) -> None:
+        """Tell the master what was said with a `SystemExit`."""
+        if isinstance(request.code, str):
+            self.report(request, text=request.code)
 
     def _thread_failed(self, args: Any) -> None:
         if args.exc_type is not SystemExit:

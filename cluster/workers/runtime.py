@@ -28,7 +28,7 @@ from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
 from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals, undo_in_child
 from ..vhosts import VirtualHosts
-from .failures import Failures
+from .failures import Failures, exit_code
 from .forked import when_forked
 from .identity import Identity, drop_privileges
 
@@ -243,7 +243,7 @@ class Worker:
         leave = sys.exit
 
         def exit_with(status: Any = None) -> NoReturn:
-            self._exit_code = _exit_code(SystemExit(status))
+            self._exit_code = exit_code(SystemExit(status))
             leave(status)
 
         sys.exit = exit_with
@@ -278,8 +278,9 @@ class Worker:
             gevent.spawn(self._end_job)
 
     def _close(self) -> None:
-        """Accept no more. A master that did not ask for it sets no deadline, and the slot would stay empty."""
+        """Accept no more. A master that did not ask for it fills the slot again, and sets no deadline."""
         self.closing = True
+        self._tell({"t": "ending", "code": self._exit_code})  # no news to a master that asked for it
         if self.options["timeout"]:
             self._deadline = gevent.get_hub().loop.timer(self.options["timeout"] + AFTER_MASTER)
             self._deadline.start(self._system.exit, 1)
@@ -334,9 +335,8 @@ class Worker:
         try:
             yield
         except SystemExit as request:
-            if isinstance(request.code, str):
-                self._failures.report(request, text=request.code)
-            self._leave(_exit_code(request))
+            self._failures.left(request)
+            self._leave(exit_code(request))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
             self._failures.report(error)
             self._leave(1)
@@ -344,7 +344,7 @@ class Worker:
     def report(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
         if self._forked and isinstance(error, SystemExit):
-            self._leave(_exit_code(error))
+            self._leave(exit_code(error))
         self._failures.in_request(error, doing)
         if self._forked:
             self._leave(1)
@@ -389,9 +389,3 @@ def become(seat: Any, orders: Orders) -> Worker:
     with worker.fatal():
         worker.begin()
     return worker
-
-
-def _exit_code(request: SystemExit) -> int:
-    if request.code is None:
-        return 0
-    return request.code & 0xFF if isinstance(request.code, int) else 1

@@ -156,7 +156,7 @@ class Subclass(StreamServer):
     "Subclass(('127.0.0.1', 1))",
 ])
 def test_k4_one_connection_does_not_end_the_others(shop: Workshop, what: str) -> None:
-    """K4: whatever a handler raises (an uncaught gevent.Timeout, SystemExit) is reported and ends its connection only."""
+    """K4: whatever a handler raises (an uncaught gevent.Timeout, SystemExit) is reported, the others go on."""
     server = shop.script(f"{CONNECTION_ENDS}\ntrace(cluster({what}).set(workers=1)).listen(0, '127.0.0.1')").ready()
     workers = server.workers()
     with connect(server.address()) as other:
