@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import gc
 import os
 import signal
 import struct
@@ -186,6 +187,14 @@ def forget_exit_hooks() -> None:
     atexit._clear()
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # no public way: each would run at exit here too
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # the child's own shall run
+
+
+def collect_no_more() -> None:
+    """Have the interpreter collect nothing when it ends: finalizers and `finally` blocks of what a child has inherited
+    are its parent's, and would remove its temporary files."""
+    kept: list[Any] = [dict(vars(module)) for module in list(sys.modules.values())]
+    kept.append(kept)  # refers to itself and is frozen: never freed
+    gc.freeze()
 
 
 def default_signals() -> None:

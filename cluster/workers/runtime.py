@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -31,6 +30,7 @@ from ..vhosts import VirtualHosts
 from .failures import Failures, exit_code
 from .forked import when_forked
 from .identity import Identity, drop_privileges
+from .script import watch_end
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
@@ -231,41 +231,35 @@ class Worker:
         tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
-        self._in_job = True
-        self._serving()
+        self._begin_job()
         with self.fatal():
             function(self)
         self._in_job = False
 
-    def serve_script(self) -> None:
-        """Abstract worker: the rest of the script is the job. Prepares for its end and returns."""
-        atexit.register(self._script_ended)  # first in, so it runs after whatever the script registers
-        leave = sys.exit
-
-        def exit_with(status: Any = None) -> NoReturn:
-            self._exit_code = exit_code(SystemExit(status))
-            leave(status)
-
-        sys.exit = exit_with
-        sys.excepthook = lambda kind, error, trace: self._script_failed(error)
-        shutdown = threading._shutdown  # type: ignore[attr-defined]
-
-        def script_is_over() -> None:
-            """What the interpreter calls first; it waits there, and nothing is left that an end could interrupt."""
-            self._in_job = False
-            shutdown()
-
-        threading._shutdown = script_is_over  # type: ignore[attr-defined]
+    def _begin_job(self) -> None:
+        """Get ready, unless the worker was asked to end before there was anything to interrupt."""
+        gevent.idle()  # a signal that came while the module was imported has been seen after this
+        if self.closing:
+            self._leave(self._exit_code)
         self._in_job = True
         self._serving()
 
-    def _script_failed(self, error: BaseException) -> None:
-        self._exit_code = 1
-        self._failures.report(error)
+    def serve_script(self) -> None:
+        """Abstract worker: the rest of the script is the job. Prepares for its end and returns."""
+        self._begin_job()
+        watch_end(self._script_over, self._script_ended)
 
-    def _script_ended(self) -> None:
+    def _script_over(self) -> None:
         self._in_job = False
-        self._leave(self._exit_code, hooks=False)
+
+    def _script_ended(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._failures.report(error)
+        self._emitter.dispatch("close")
+        flush_streams()
+        self._channel.flush(FLUSH)
+        if self._exit_code:  # something else had failed, whatever the script made of its end
+            self._system.exit(self._exit_code)
 
     # -- ending
 
@@ -311,12 +305,10 @@ class Worker:
         self._run_exit_hooks()
         self._system.die_of(number)
 
-    def _leave(self, code: int, hooks: bool = True) -> NoReturn:
+    def _leave(self, code: int) -> NoReturn:
         if not self._forked:
             self._emitter.dispatch("close")
-        if hooks:
-            self._run_exit_hooks()
-        flush_streams()
+        self._run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
 
@@ -335,8 +327,12 @@ class Worker:
         try:
             yield
         except SystemExit as request:
-            self._failures.left(request)
-            self._leave(exit_code(request))
+            code = exit_code(request)
+            if code or self._said_ready or self._in_job or self.closing or self._forked:
+                self._failures.left(request)
+                self._leave(code)
+            self._failures.report(request)  # whoever leaves at import serves nothing, and it were forked for ever
+            self._leave(1)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
             self._failures.report(error)
             self._leave(1)

@@ -115,3 +115,107 @@ def test_an_error_that_is_collected_later_ends_no_worker(shop: Workshop) -> None
     assert server.output.count("worker exception") == 3
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize(("end", "code", "told"), [
+    ("pass", 0, None),
+    ("sys.exit(0)", 0, None),
+    ("sys.exit(3)", 3, None),
+    ("raise SystemExit", 0, None),
+    ("raise SystemExit(3)", 3, None),
+    ("exit(3)", 3, None),
+    ("raise SystemExit('a text')", 1, None),
+    ("try: sys.exit(3)\nexcept SystemExit: pass", 0, None),
+    ("1 / 0", 1, "ZeroDivisionError"),
+    ("sys.excepthook = lambda *about: say('HOOKED')\n1 / 0", 1, "ZeroDivisionError"),
+    ("gevent.spawn(lambda: 1 / 0)\ntry: gevent.sleep(30)\nexcept SystemExit: pass", 1, "ZeroDivisionError"),
+], ids=lambda value: str(value).partition("\n")[0][:30])
+def test_k6_an_abstract_worker_ends_with_the_code_of_its_script(
+    shop: Workshop, end: str, code: int, told: str | None
+) -> None:
+    """K6: however the script says it, also where nothing but the interpreter knows the code."""
+    body = "\n".join(" " * 8 + line for line in end.splitlines())
+    server = shop.script(f"""
+    import atexit, gevent
+    m = trace(cluster().set(workers=1))
+    @m.on("worker killed")
+    def stop(worker):
+        say("KILLED", worker.exit_code)
+        m.close()
+    m.start()
+    if m.is_worker:
+        if m.worker.uid:
+            gevent.sleep(60)
+        atexit.register(say, "WORKER HOOK")
+{body}
+    else:
+        say("MASTER", os.getpid())
+    """)
+    server.wait_for(f"^KILLED {code}$")
+    assert server.wait_exit() == 0
+    assert f"MASTER {server.pid}" in server.lines
+    assert server.lines.count("WORKER HOOK") == 1
+    found = re.findall("worker exception .*?'type': '(.*?)'", server.output)
+    assert found == ([told] if told else []) == re.findall(r"^(\w+Error): ", server.output, re.M)  # printed once
+
+
+@pytest.mark.parametrize("text", ["sys.exit(0)", "raise SystemExit"])
+def test_u2_a_module_that_leaves_at_import_is_a_failed_start(shop: Workshop, text: str) -> None:
+    """U2: exit code 0 is no success for what never served; told with a traceback, and the cluster gives up."""
+    shop.write("leaving.py", f"import sys\n{text}\n")
+    server = shop.script("trace(cluster('leaving:app').set(workers=1, abort_deaths=3)).listen(0, '127.0.0.1')")
+    assert server.wait_exit() == 3
+    assert f"    {text}" in server.lines and "cluster: 3 worker deaths before any got ready" in server.lines
+    assert server.events("worker exception") == ["worker exception"] * 3
+
+
+@pytest.mark.parametrize("kind", ["job", "abstract"])
+def test_k5_quit_before_the_job_has_begun(shop: Workshop, kind: str) -> None:
+    """K5: asked to end while the module is imported, or a handler of `after fork` runs, a worker begins no job."""
+    shop.write("importing.py", """
+        import os, gevent
+        from tracing import say
+        say("IMPORTING")
+        while not os.path.exists("go"):
+            gevent.sleep(0.005)
+        def consume(worker):
+            say("BEGUN")
+        """)
+    server = shop.script("""
+        m = trace(cluster("importing:consume").set(workers=1))
+        m.on("after fork", lambda worker: worker.on("close", lambda: say("CLOSE")))
+        m.start()
+        """ if kind == "job" else """
+        m = trace(cluster().set(workers=1))
+        @m.on("after fork")
+        def prepare(worker):
+            worker.on("close", lambda: say("CLOSE"))
+            import importing
+        m.start()
+        if m.is_worker:
+            say("BEGUN")
+        """)
+    server.wait_for("^IMPORTING")
+    server.signal(signal.SIGQUIT)
+    server.wait_for("EVENT .* kill 'SIGQUIT'")
+    shop.write("go", "")
+    assert server.wait_exit() == 0
+    assert server.lines.count("CLOSE") == 1 and "BEGUN" not in server.output
+    assert server.events("worker killed", "worker timeout") == []
+
+
+def test_k6_an_abstract_worker_cleans_up_nothing_of_its_master(shop: Workshop) -> None:
+    """K6: not even what only the script's own names refer to, which the interpreter drops when it ends."""
+    server = shop.script("""
+        import tempfile, gevent
+        named = tempfile.NamedTemporaryFile()
+        m = trace(cluster().set(workers=1)).start()
+        if m.is_worker:
+            gevent.sleep(60 if m.worker.uid else 0)
+        else:
+            say("MASTER", os.path.exists(named.name))
+        """)
+    server.wait_for("EVENT .* worker killed")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert "MASTER True" in server.lines
