@@ -15,6 +15,7 @@ import gevent.hub
 from ..channel import Message
 from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ConfigurationError
+from ..narration import printable
 
 #: the most of a message, of a traceback, and of what was going on that the master is told, in characters
 MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
@@ -43,6 +44,7 @@ class Failures:
 
     def in_request(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
+        doing = printable(doing)
         try:
             sys.stderr.write(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
             sys.stderr.flush()

@@ -373,8 +373,13 @@ class Worker:
             gevent.spawn(self._emitter.dispatch, message["name"], *message.get("args", ()))
         elif self._adapter is not None and message["t"] == "reopen logs":
             self._adapter.reopen_logs()
-        elif self._adapter is not None and message["t"] == "tls":
-            self._adapter.set_tls(message["listener"], certificates.from_text(message["material"]))
+        elif message["t"] == "tls":
+            material = certificates.from_text(message["material"])
+            if self._adapter is not None:
+                self._adapter.set_tls(message["listener"], material)
+            else:  # the application is still being loaded
+                listener = self.listeners[message["listener"]]
+                listener.options = {**listener.options, "tls": material}
 
 
 def become(seat: Any, orders: Orders) -> Worker:

@@ -103,6 +103,22 @@ def test_k4_given_pywsgi_server_without_listen(shop: Workshop) -> None:
     assert server.wait_exit() == 0
 
 
+def test_k4_a_request_forges_no_lines(shop: Workshop) -> None:
+    """K4: control characters in the path of a request to a pywsgi server reach neither stderr nor the event."""
+    server = shop.script("""
+        from gevent.pywsgi import WSGIServer
+        def app(environ, start_response):
+            raise ValueError("on purpose")
+        trace(cluster(WSGIServer(("127.0.0.1", 0), app, log=None)).set(workers=1)).start()
+        """).ready()
+    assert fetch(server.address(), "/a%0acluster:%20all%20is%20lost%1b%5b31m")[0] == 500
+    server.wait_for(r"^exception in GET /a\\x0acluster: all is lost\\x1b\[31m 127")
+    server.wait_for(r"worker exception .*'doing': 'GET /a\\\\x0acluster")
+    assert "\x1b" not in server.output
+    server.signal(signal.SIGTERM)
+    server.wait_exit()
+
+
 def test_k4_tcp_handler(shop: Workshop) -> None:
     """K4: cluster.tcp(handler); an exception in one connection is reported and costs only that one."""
     server = shop.script("""
