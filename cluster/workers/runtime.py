@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import math
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -31,6 +29,7 @@ from .failures import Failures, exit_code
 from .forked import when_forked
 from .identity import Identity, drop_privileges
 from .script import watch_end
+from .termination import Termination, run_exit_hooks
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
@@ -87,6 +86,7 @@ class Worker:
         self._in_job = False
         self._exit_code = 0
         self._said_ready = False
+        self._termination = Termination(self._system, self._catch)
         self._adapter: servers.Adapter | None = None
         #: this is not the worker any more, but a process that the application forked from it
         self._forked = False
@@ -149,11 +149,13 @@ class Worker:
         self._emitter.dispatch("after fork", self)
 
     def _install_signals(self) -> None:
-        for name in IGNORED_BY_WORKERS:
-            signal.signal(signal_number(name), signal.SIG_IGN)
-        draining = {signal.SIGQUIT} | {
-            signal.Signals(number) for number, command in self._orders.signals.items() if command == "close"
-        }
+        meaning = self._orders.signals
+        draining = {signal.SIGQUIT} | {number for number, command in meaning.items() if command == "close"}
+        ignored = {number for number, command in meaning.items() if command not in ("close", "destroy")}
+        ignored = (ignored | {signal_number(name) for name in IGNORED_BY_WORKERS}) - draining
+        for number in ignored:
+            self._catch(number, lambda caught: None)  # not SIG_IGN, which programs started from here would inherit
+            signal.siginterrupt(number, False)
         loop = gevent.get_hub().loop
         self._watchers = []
         for number in draining:
@@ -162,9 +164,9 @@ class Worker:
             self._watchers.append(watcher)
         undo_in_child.append(self._unwatch_signals)
         for number in (signal.SIGTERM, signal.SIGINT):
-            if number not in draining:
+            if number not in draining | ignored:
                 # not through the hub: busy Python code has to be interrupted, too
-                self._catch(number, self._end_now)
+                self._catch(number, self._termination.begin)
 
     def _catch(self, number: int, act: Callable[[int], Any]) -> None:
         signal.signal(number, lambda caught, frame: act(caught))
@@ -300,24 +302,12 @@ class Worker:
         self._killer = killer
         self.drain()
 
-    def _end_now(self, number: int) -> NoReturn:
-        """SIGTERM, SIGINT: exit hooks, then gone, wherever the code was."""
-        self._run_exit_hooks()
-        self._system.die_of(number)
-
     def _leave(self, code: int) -> NoReturn:
         if not self._forked:
             self._emitter.dispatch("close")
-        self._run_exit_hooks()
+        run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
-
-    def _run_exit_hooks(self) -> None:
-        try:
-            atexit._run_exitfuncs()
-        except BaseException:  # noqa: BLE001 - exit all the same
-            traceback.print_exc()
-        flush_streams()
 
     # -- exceptions
 

@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
                          "certificates"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.forked",
-               "workers.script", "workers.runtime", "servers", "servers.context",
+               "workers.script", "workers.termination", "workers.runtime", "servers", "servers.context",
                "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "restart", "calls",
                "crew", "reloading", "sizing", "renewal", "succession", "takeover"},
     "wiring": {"plan", "supervisor", "launch", "operations", "master"},
