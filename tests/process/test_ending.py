@@ -219,3 +219,18 @@ def test_k6_an_abstract_worker_cleans_up_nothing_of_its_master(shop: Workshop) -
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
     assert "MASTER True" in server.lines
+
+
+def test_o3_quit_to_the_group_forks_no_successor(shop: Workshop) -> None:
+    """O3: workers that got the signal themselves are asked by their master a moment later."""
+    shop.write("failing.py", FAILING)
+    server = shop.script(SERVER.replace("workers=1", "workers=3")).ready()
+    with connect(server.address()) as flying:
+        flying.sendall(b"GET /until/go HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.get()
+        os.killpg(server.session, signal.SIGQUIT)
+        server.wait_for("^ENDED removed", 2)
+        shop.write("go", "")
+        assert flying.recv(65536).startswith(b"HTTP/1.1 200")
+    assert server.wait_exit() == 0
+    assert len(re.findall("^EVENT .* worker [0-9]", server.output, re.M)) == 3 and "ENDED killed" not in server.output
