@@ -101,7 +101,7 @@ class Crew:
     # -- who there is
 
     def current(self) -> list[WorkerHandle]:
-        """Workers of the serving generation that were not asked to end, by slot."""
+        """Workers of the serving generation that are not about to end, by slot."""
         found = [w for w in self.members.values() if w.generation == self.generation and not w.retiring]
         return sorted(found, key=lambda worker: worker.id)
 
@@ -198,7 +198,7 @@ class Crew:
         """Ask a worker to end with signal *number*; it is killed when it takes too long."""
         if not worker.alive:
             return
-        if not worker.retiring:
+        if not worker.asked:
             worker.go(WorkerState.RETIRING)
             self.scoreboard.serving[worker.row] = 0  # one that is stuck must not count in the mean of the others
         elif number not in AT_ONCE:
@@ -236,14 +236,14 @@ class Crew:
         if worker.channel is not None:
             worker.channel.read_rest()  # what it said before it ended comes first
         group = status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _SENT_TO_GROUPS)
-        if group and not worker.retiring:
+        if group and not worker.asked:
             self._inbox.later(GROUP_SIGNAL_PAUSE, self._ended, worker, status)
         else:
             self._inbox.put(self._ended, worker, status)
 
     def _ended(self, worker: WorkerHandle, status: int) -> None:
         """The process is gone (and reaped)."""
-        asked_for = worker.retiring
+        asked_for, replaced = worker.asked, worker.state is WorkerState.ENDING
         if worker.channel is not None:
             worker.channel.close()
         worker.finish(status, self._system.now())
@@ -256,15 +256,25 @@ class Crew:
             self._announcer.say("worker removed", worker)
         else:
             self._announcer.say("worker killed", worker)
-            if worker.generation == self.generation and not self._bring_back(worker):
+            if not replaced and not self._bring_back(worker, worker.exit_code != 0):
                 return
         self._on_change()
         self.maintain()
 
-    def _bring_back(self, worker: WorkerHandle) -> bool:
+    def _ends(self, worker: WorkerHandle, failed: bool) -> None:
+        """It accepts no more, unasked, and lives on for what it has in flight; its slot need not wait for that."""
+        if worker.ready:
+            worker.go(WorkerState.ENDING)
+            if self._bring_back(worker, failed):
+                self._on_change()
+                self.maintain()
+
+    def _bring_back(self, worker: WorkerHandle, failed: bool) -> bool:
         """Decide when the slot is filled again; False when it is time to give up."""
+        if worker.generation != self.generation:
+            return True
         was_ready = worker.boot_time is not None
-        delay = self._respawn.died((worker.group, worker.id), worker.uptime, worker.exit_code != 0, was_ready)
+        delay = self._respawn.died((worker.group, worker.id), worker.uptime, failed, was_ready)
         if delay is None:
             self.maintaining = False
             self._on_give_up(self._respawn.deaths)
@@ -301,6 +311,11 @@ class Crew:
             self._announce_ready()
         elif kind == "ready":
             self._became_ready(worker)
+        elif kind == "ending":
+            if message.get("code") == 0:
+                self._inbox.later(GROUP_SIGNAL_PAUSE, self._ends, worker, False)
+            else:
+                self._ends(worker, True)
         elif kind == "waiting":
             connections = message.get("connections")
             if isinstance(connections, int):  # a worker may say anything

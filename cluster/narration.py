@@ -6,6 +6,7 @@ from typing import Any
 
 #: texts that are remembered
 _REMEMBERED = 32
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 class Told:
@@ -60,6 +61,11 @@ def cyclic(seconds: float) -> str:
 def uncaught(worker: Any, error: dict[str, str]) -> str:
     """An exception in a worker, in one line."""
     return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}"
+
+
+def printable(text: str) -> str:
+    """*text* from elsewhere, in which control characters could make up a line or change colours, with these escaped."""
+    return text.translate(_CONTROL)
 
 
 def duration(seconds: float) -> str:

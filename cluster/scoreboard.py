@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from .counters import CONNECTIONS_ACTIVE, NAMES, SIZE
+from .narration import printable
 
 #: counters that fall to 0 with their worker; all others go on in the totals
 ACTIVE_FIELDS = frozenset({"connections_active", "requests_active"})
@@ -150,6 +151,6 @@ class InFlight:
             self._free.append(token)
 
     def read(self) -> list[tuple[float, str]]:
-        """(when it began, what it is), oldest first."""
+        """(when it began, what it is), oldest first. A worker may write anything there, clients through it."""
         notes = [_NOTE.unpack_from(self._memory, token * NOTE_BYTES) for token in range(NOTES)]
-        return sorted((begun, text.rstrip(b"\0").decode("latin-1")) for begun, text in notes if begun)
+        return sorted((begun, printable(text.rstrip(b"\0").decode("latin-1"))) for begun, text in notes if begun)

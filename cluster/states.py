@@ -23,6 +23,7 @@ class WorkerState(Enum):
     STARTING = "starting"  #: forked, has not said anything yet
     CONNECTED = "connected"  #: its channel works; the application is being loaded
     READY = "ready"  #: accepts requests
+    ENDING = "ending"  #: finishes what it has in flight, unasked; its slot is filled again already
     RETIRING = "retiring"  #: asked to drain (or to end); killed when its time is over
     DEAD = "dead"  #: reaped
 
@@ -42,7 +43,8 @@ SERVING = frozenset({MasterState.STARTING, MasterState.RUNNING})
 WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.STARTING: frozenset({WorkerState.CONNECTED, WorkerState.RETIRING, WorkerState.DEAD}),
     WorkerState.CONNECTED: frozenset({WorkerState.READY, WorkerState.RETIRING, WorkerState.DEAD}),
-    WorkerState.READY: frozenset({WorkerState.RETIRING, WorkerState.DEAD}),
+    WorkerState.READY: frozenset({WorkerState.ENDING, WorkerState.RETIRING, WorkerState.DEAD}),
+    WorkerState.ENDING: frozenset({WorkerState.RETIRING, WorkerState.DEAD}),
     WorkerState.RETIRING: frozenset({WorkerState.DEAD}),
     WorkerState.DEAD: frozenset(),
 }

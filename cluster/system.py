@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import gc
 import os
 import signal
 import struct
@@ -165,22 +166,41 @@ def forget_master() -> None:
     Must run before anything can yield, or the master's greenlets would run on here (gevent's own documentation of
     `gevent.os.fork` warns of it; gevent issues 957 and 2202).
     """
-    hub = gevent.hub._get_hub()
-    if hub is not None:
-        gevent.reinit()
-        for undo in undo_in_child:
-            undo()
-        undo_in_child.clear()
-        hub._threadpool = None
-        hub._resolver = None
-        loop = hub.loop
-        gevent.hub.set_hub(None)
-        _inherited.append((hub, loop))
-        loop.destroy()
+    forget_hub(gevent.hub._get_hub())
     default_signals()
     gevent.get_hub()
+    forget_exit_hooks()
+
+
+def forget_hub(hub: Any) -> None:
+    """Leave *hub* (None: there is none) behind in a forked child: nothing of it runs here. The next one is new."""
+    if hub is None:
+        return
+    gevent.reinit(hub)
+    for undo in undo_in_child:
+        undo()
+    undo_in_child.clear()
+    hub._threadpool = None
+    hub._resolver = None
+    loop = hub.loop
+    gevent.hub.set_hub(None)
+    _inherited.append((hub, loop))
+    loop.destroy()
+
+
+def forget_exit_hooks() -> None:
+    """Drop exit hooks and finalizers in a forked child: they are its parent's."""
     atexit._clear()
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # no public way: each would run at exit here too
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # the child's own shall run
+
+
+def collect_no_more() -> None:
+    """Have the interpreter collect nothing when it ends: finalizers and `finally` blocks of what a child has inherited
+    are its parent's, and would remove its temporary files."""
+    kept: list[Any] = [dict(vars(module)) for module in list(sys.modules.values())]
+    kept.append(kept)  # refers to itself and is frozen: never freed
+    gc.freeze()
 
 
 def default_signals() -> None:

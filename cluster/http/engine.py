@@ -135,6 +135,15 @@ class Engine:
         if self.on_closed is not None:
             self.on_closed()
 
+    def let_go(self) -> None:
+        """In a process forked from the server's: hold no connection open, and count and log nothing for the server."""
+        for connection in self.connections:
+            connection.let_go()
+        self.counters = list(self.counters)
+        self.in_flight = None
+        self.access_log = None
+        self.observers = ()
+
     def observe(self, event: str, data: dict[str, Any]) -> None:
         """Tell who wants to know."""
         for observer in self.observers:

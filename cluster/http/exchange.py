@@ -52,6 +52,7 @@ class Exchange(Responding):
             except BaseException:  # noqa: BLE001 - a kill while the error was answered
                 self.broken = True
             del error
+        counters = engine.counters  # looked up anew: the application may have forked, and this be the other process
         self.finished = now = monotonic()
         counters[index.REQUESTS_ACTIVE] -= 1
         if self.code:

@@ -74,6 +74,11 @@ class Preface:
             sock.close()
             self.engine.release(self)
 
+    def let_go(self) -> None:
+        """In a process forked from the server's: close its copy."""
+        if self._sock is not None:
+            self._sock.close()
+
     def _stop(self) -> None:
         self.deadline = UNLIMITED
         self._watcher.stop()

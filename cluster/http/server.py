@@ -286,6 +286,10 @@ class HTTPServer:
             connection.close()
         self._stopped.set()
 
+    def let_go(self) -> None:
+        """In a process that the application has forked: leave connections, counters and logs to the one that serves."""
+        self._engine.let_go()
+
     def _on_closed(self) -> None:
         active = len(self._engine.connections)
         if not active:

@@ -274,3 +274,7 @@ class Wire:
             self.engine.loop.run_callback(self._waiting_write.throw, ClientGone("the connection is closed"))
         self.sock.close()
         self.engine.remove(self)
+
+    def let_go(self) -> None:
+        """In a process forked from the server's: close its copy."""
+        self.sock.close()

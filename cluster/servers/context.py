@@ -46,6 +46,8 @@ class Adapter(Protocol):
         *grace*: seconds in which a request that comes in on an idle keep-alive connection is still answered.
         """
 
+    def let_go(self) -> None:
+        """In a process that the application forked, whose hub is new: what is served is the worker's."""
 
     def reopen_logs(self) -> None:
         """Log files were moved away."""

@@ -154,6 +154,10 @@ class HTTPAdapter:
                 break
             self._server.drain(grace)
 
+    def let_go(self) -> None:
+        """In a process that the application forked."""
+        self._server.let_go()
+
     def reopen_logs(self) -> None:
         """The access log was moved away."""
         if self._log is not None:

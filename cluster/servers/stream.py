@@ -27,8 +27,6 @@ def tcp_servers(handler: Callable[[Any, Any], Any], context: Context) -> list[Se
         token = context.in_flight.begin(f"connection from {address}".encode("latin-1", "replace"))
         try:
             handler(connection, address)
-        except Exception as error:  # noqa: BLE001 - the user's; one connection must not end the others
-            context.report(error, f"connection from {address}")
         finally:
             context.in_flight.end(token)
 
@@ -61,7 +59,7 @@ class GeventAdapter:
         self._context = context
         self._served = served
         self._accepting = Accepting(context.scoreboard, context.row)
-        self._counters = context.scoreboard.counters(context.row)
+        self._counters: Any = context.scoreboard.counters(context.row)
         self._all_closed = gevent.event.Event()
         self._draining = False
         #: who is connected, while observers want to know: id of the socket → address
@@ -109,6 +107,19 @@ class GeventAdapter:
 
         return handle
 
+    def _contained(self, handle: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        """*handle*, of which nothing comes out: no connection may end the others, also by a Timeout or SystemExit."""
+
+        def contained(connection: Any, address: Any) -> None:
+            try:
+                handle(connection, address)
+            except gevent.GreenletExit:
+                pass
+            except BaseException as error:  # noqa: BLE001 - see above
+                self._context.report(error, f"connection from {address}")
+
+        return contained
+
     def _released(self) -> None:
         self._counters[index.CONNECTIONS_ACTIVE] -= 1
         if self._draining and not self.connections():
@@ -118,6 +129,7 @@ class GeventAdapter:
         """Begin to accept."""
         for server, _, _ in self._served:
             server.start()
+            server._handle = self._contained(server._handle)
         self._accepting.start()
 
     def connections(self) -> int:
@@ -138,6 +150,10 @@ class GeventAdapter:
         while self.connections():
             self._all_closed.clear()
             self._all_closed.wait()
+
+    def let_go(self) -> None:
+        """Connections are left open: a handler may have forked a process to serve its own there."""
+        self._counters = list(self._counters)
 
     def reopen_logs(self) -> None:
         """gevent's servers log where the user told them to."""

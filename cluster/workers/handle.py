@@ -59,9 +59,14 @@ class WorkerHandle:
         return self.state is WorkerState.READY
 
     @property
-    def retiring(self) -> bool:
+    def asked(self) -> bool:
         """Was asked to end."""
         return self.state is WorkerState.RETIRING
+
+    @property
+    def retiring(self) -> bool:
+        """Is about to end, asked or not: its slot is another one's."""
+        return self.state in (WorkerState.RETIRING, WorkerState.ENDING)
 
     @property
     def ending(self) -> str:

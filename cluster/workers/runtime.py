@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import math
 import os
 import signal
 import sys
-import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
-import gevent.hub
 
 from .. import certificates, importer, servers
 from ..channel import Channel, Message
-from ..complaints import application_traceback
-from ..errors import ApplicationNotFound, ChannelError, ConfigurationError
+from ..errors import ChannelError, ConfigurationError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
 from ..kinds import Job, Kind, classify
@@ -28,9 +23,13 @@ from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
-from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals
+from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals, undo_in_child
 from ..vhosts import VirtualHosts
+from .failures import Failures, exit_code
+from .forked import when_forked
 from .identity import Identity, drop_privileges
+from .script import watch_end
+from .termination import Termination, run_exit_hooks
 
 #: seconds that a worker whose master has died gives to requests that are in flight
 ORPHAN = 10.0
@@ -87,7 +86,13 @@ class Worker:
         self._in_job = False
         self._exit_code = 0
         self._said_ready = False
+        self._termination = Termination(self._system, self._catch)
         self._adapter: servers.Adapter | None = None
+        #: this is not the worker any more, but a process that the application forked from it
+        self._forked = False
+        #: signals with a handler of ours
+        self._caught: list[int] = []
+        self._failures = Failures(self._tell, self._end_failed)
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -135,9 +140,9 @@ class Worker:
             if event.where != "worker":
                 self._emitter.remove(event.name)  # the master's handlers are not for us
         os.environ["CLUSTER_WORKER"] = str(self.id)
-        gevent.get_hub().handle_error = self._greenlet_failed
-        threading.excepthook = self._thread_failed
+        self._failures.watch()
         self._install_signals()
+        when_forked(self._caught, self._let_go)
         unblock_signals()
         self._tell({"t": "connected"})
         set_title(self.options["worker title"].replace("{n}", str(self.id)))
@@ -148,21 +153,44 @@ class Worker:
         self._emitter.dispatch("after fork", self)
 
     def _install_signals(self) -> None:
-        for name in IGNORED_BY_WORKERS:
-            signal.signal(signal_number(name), signal.SIG_IGN)
-        draining = {signal.SIGQUIT} | {
-            signal.Signals(number) for number, command in self._orders.signals.items() if command == "close"
-        }
+        meaning = self._orders.signals
+        draining = {signal.SIGQUIT} | {number for number, command in meaning.items() if command == "close"}
+        ignored = {number for number, command in meaning.items() if command not in ("close", "destroy")}
+        ignored = (ignored | {signal_number(name) for name in IGNORED_BY_WORKERS}) - draining
+        for number in ignored:
+            self._catch(number, lambda caught: None)  # not SIG_IGN, which programs started from here would inherit
+            signal.siginterrupt(number, False)
         loop = gevent.get_hub().loop
         self._watchers = []
         for number in draining:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
+        undo_in_child.append(self._unwatch_signals)
         for number in (signal.SIGTERM, signal.SIGINT):
-            if number not in draining:
+            if number not in draining | ignored:
                 # not through the hub: busy Python code has to be interrupted, too
-                signal.signal(number, lambda caught, frame: self._end_now(caught))
+                self._catch(number, self._termination.begin)
+
+    def _catch(self, number: int, act: Callable[[int], Any]) -> None:
+        signal.signal(number, lambda caught, frame: act(caught))
+        self._caught.append(number)
+
+    def _unwatch_signals(self) -> None:
+        for watcher in self._watchers:
+            watcher.stop()
+            watcher.close()
+
+    def _let_go(self) -> None:
+        """In a process that the application forked: it must not speak for the worker, nor keep its address taken."""
+        global _current
+        _current = None
+        self._forked = True
+        self._channel.abandon()
+        if self._adapter is not None:
+            self._adapter.let_go()
+            for listener in self.listeners:
+                listener.socket.close()
 
     # -- serving
 
@@ -205,45 +233,39 @@ class Worker:
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
-        signal.signal(_MASTER_DIED, lambda caught, frame: signal.alarm(math.ceil(ORPHAN)))
+        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(ORPHAN)))
         tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
-        self._in_job = True
-        self._serving()
+        self._begin_job()
         with self.fatal():
             function(self)
         self._in_job = False
 
-    def serve_script(self) -> None:
-        """Abstract worker: the rest of the script is the job. Prepares for its end and returns."""
-        atexit.register(self._script_ended)  # first in, so it runs after whatever the script registers
-        leave = sys.exit
-
-        def exit_with(status: Any = None) -> NoReturn:
-            self._exit_code = _exit_code(SystemExit(status))
-            leave(status)
-
-        sys.exit = exit_with
-        sys.excepthook = lambda kind, error, trace: self._script_failed(error)
-        shutdown = threading._shutdown  # type: ignore[attr-defined]
-
-        def script_is_over() -> None:
-            """What the interpreter calls first; it waits there, and nothing is left that an end could interrupt."""
-            self._in_job = False
-            shutdown()
-
-        threading._shutdown = script_is_over  # type: ignore[attr-defined]
+    def _begin_job(self) -> None:
+        """Get ready, unless the worker was asked to end before there was anything to interrupt."""
+        gevent.idle()  # a signal that came while the module was imported has been seen after this
+        if self.closing:
+            self._leave(self._exit_code)
         self._in_job = True
         self._serving()
 
-    def _script_failed(self, error: BaseException) -> None:
-        self._exit_code = 1
-        self._report(error, fatal=True)
+    def serve_script(self) -> None:
+        """Abstract worker: the rest of the script is the job. Prepares for its end and returns."""
+        self._begin_job()
+        watch_end(self._script_over, self._script_ended)
 
-    def _script_ended(self) -> None:
+    def _script_over(self) -> None:
         self._in_job = False
-        self._leave(self._exit_code, hooks=False)
+
+    def _script_ended(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._failures.report(error)
+        self._emitter.dispatch("close")
+        flush_streams()
+        self._channel.flush(FLUSH)
+        if self._exit_code:  # something else had failed, whatever the script made of its end
+            self._system.exit(self._exit_code)
 
     # -- ending
 
@@ -256,8 +278,9 @@ class Worker:
             gevent.spawn(self._end_job)
 
     def _close(self) -> None:
-        """Accept no more. A master that did not ask for it sets no deadline, and the slot would stay empty."""
+        """Accept no more. A master that did not ask for it fills the slot again, and sets no deadline."""
         self.closing = True
+        self._tell({"t": "ending", "code": self._exit_code})  # no news to a master that asked for it
         if self.options["timeout"]:
             self._deadline = gevent.get_hub().loop.timer(self.options["timeout"] + AFTER_MASTER)
             self._deadline.start(self._system.exit, 1)
@@ -283,25 +306,12 @@ class Worker:
         self._killer = killer
         self.drain()
 
-    def _end_now(self, number: int) -> NoReturn:
-        """SIGTERM, SIGINT: exit hooks, then gone, wherever the code was."""
-        self._run_exit_hooks()
-        self._system.die_of(number)
-
-    def _leave(self, code: int, hooks: bool = True) -> NoReturn:
-        self._emitter.dispatch("close")
-        if hooks:
-            self._run_exit_hooks()
-        flush_streams()
+    def _leave(self, code: int) -> NoReturn:
+        if not self._forked:
+            self._emitter.dispatch("close")
+        run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
-
-    def _run_exit_hooks(self) -> None:
-        try:
-            atexit._run_exitfuncs()
-        except BaseException:  # noqa: BLE001 - exit all the same
-            traceback.print_exc()
-        flush_streams()
 
     # -- exceptions
 
@@ -311,76 +321,59 @@ class Worker:
         try:
             yield
         except SystemExit as request:
-            if isinstance(request.code, str):
-                self._report(request, fatal=True, text=request.code)
-            self._leave(_exit_code(request))
+            code = exit_code(request)
+            if code or self._said_ready or self._in_job or self.closing or self._forked:
+                self._failures.left(request)
+                self._leave(code)
+            self._failures.report(request)  # whoever leaves at import serves nothing, and it were forked for ever
+            self._leave(1)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
-            self._report(error, fatal=True)
+            self._failures.report(error)
             self._leave(1)
 
     def report(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
-        try:
-            sys.stderr.write(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
-        self._report(error, fatal=False, doing=doing)
-
-    def _report(self, error: BaseException, fatal: bool, text: str | None = None, doing: str = "") -> None:
-        if text is None:
-            if isinstance(error, ApplicationNotFound | ConfigurationError):
-                text = str(error)  # says it all; where we found out is of no interest
-            else:
-                text = application_traceback(error)
-        self._tell({
-            "t": "exception", "type": type(error).__name__, "message": str(error)[:10_000],
-            "text": text[-100_000:], "fatal": fatal, "doing": doing[:1000],
-        })
+        if self._forked and isinstance(error, SystemExit):
+            self._leave(exit_code(error))
+        self._failures.in_request(error, doing)
+        if self._forked:
+            self._leave(1)
 
     def _handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
         self.report(error, f"a handler of event {name!r}")
 
-    def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
-        """A greenlet ended with an exception. When nobody waits for it, nobody will ever know; so the worker ends."""
-        hub = gevent.get_hub()
-        background = isinstance(context, gevent.Greenlet) and not context.has_links()
-        if not background or issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
-            gevent.hub.Hub.handle_error(hub, context, kind, error, trace)
-            return
-        self._end_because(error)
-
-    def _thread_failed(self, args: Any) -> None:
-        if args.exc_type is not SystemExit:
-            self._end_because(args.exc_value)
-
-    def _end_because(self, error: BaseException) -> None:
-        """Something outside a request failed: finish what is in flight, then exit with 1."""
-        self._report(error, fatal=True)
-        self._exit_code = 1
+    def _end_failed(self, code: int) -> None:
+        """Something outside a request failed: finish what is in flight, then exit with *code*."""
+        self._exit_code = code
         gevent.get_hub().loop.run_callback_threadsafe(self._drain_failed)
 
     def _drain_failed(self) -> None:
         self._close()
         if self._in_job:
             self._in_job = False
-            self._main.throw(SystemExit(1))
+            self._main.throw(SystemExit(self._exit_code))
 
     # -- the master
 
     def _tell(self, message: Message) -> None:
         try:
             self._channel.send(message)
-        except ChannelError:
-            pass  # the master has gone, and we are about to notice
+        except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
+            if message["t"] == "exception" and message["fatal"]:
+                sys.stderr.write(message["text"])  # he would have
 
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):
             gevent.spawn(self._emitter.dispatch, message["name"], *message.get("args", ()))
         elif self._adapter is not None and message["t"] == "reopen logs":
             self._adapter.reopen_logs()
-        elif self._adapter is not None and message["t"] == "tls":
-            self._adapter.set_tls(message["listener"], certificates.from_text(message["material"]))
+        elif message["t"] == "tls":
+            material = certificates.from_text(message["material"])
+            if self._adapter is not None:
+                self._adapter.set_tls(message["listener"], material)
+            else:  # the application is still being loaded
+                listener = self.listeners[message["listener"]]
+                listener.options = {**listener.options, "tls": material}
 
 
 def become(seat: Any, orders: Orders) -> Worker:
@@ -391,9 +384,3 @@ def become(seat: Any, orders: Orders) -> Worker:
     with worker.fatal():
         worker.begin()
     return worker
-
-
-def _exit_code(request: SystemExit) -> int:
-    if request.code is None:
-        return 0
-    return request.code & 0xFF if isinstance(request.code, int) else 1

@@ -157,6 +157,33 @@ def test_h13_tls_beside_plain_and_replaced_certificates(shop: Workshop) -> None:
     assert server.wait_exit() == 0
 
 
+def test_h13_certificates_that_change_while_the_application_is_loaded(shop: Workshop) -> None:
+    """H13: a worker that is still importing takes up the new ones, too."""
+    first, second = certificate(shop.directory, "first"), certificate(shop.directory, "second")
+    shop.write("importing.py", """
+        import cluster, gevent
+        from tracing import say
+        listener = cluster.worker().listeners[0]
+        before = listener.options["tls"]
+        say("IMPORTING")
+        while listener.options["tls"] == before:
+            gevent.sleep(0.005)
+        from app import app
+        """)
+    server = shop.script("""
+        from cluster import certificates
+        certificates.LOOK = 0.05
+        trace(cluster("importing:app").set(workers=1)).listen(0, "127.0.0.1", tls=("first.pem", "first.key"))
+        """)
+    server.wait_for("^IMPORTING")
+    shutil.copy(second[1], first[1])
+    shutil.copy(second[0], first[0])
+    server.ready()
+    assert common_name(server.address()) == "second"
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
 def test_h13_wrong_tls_is_refused_before_anything_is_bound(shop: Workshop) -> None:
     """H13: missing and broken files, wrong forms, and TLS for a TCP server: one line, nothing bound."""
     (shop.directory / "bad.pem").write_text("nonsense")

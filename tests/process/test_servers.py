@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+import pytest
+
 from ..harness import Workshop, connect, eventually, fetch
 
 
@@ -101,6 +103,22 @@ def test_k4_given_pywsgi_server_without_listen(shop: Workshop) -> None:
     assert server.wait_exit() == 0
 
 
+def test_k4_a_request_forges_no_lines(shop: Workshop) -> None:
+    """K4: control characters in the path of a request to a pywsgi server reach neither stderr nor the event."""
+    server = shop.script("""
+        from gevent.pywsgi import WSGIServer
+        def app(environ, start_response):
+            raise ValueError("on purpose")
+        trace(cluster(WSGIServer(("127.0.0.1", 0), app, log=None)).set(workers=1)).start()
+        """).ready()
+    assert fetch(server.address(), "/a%0acluster:%20all%20is%20lost%1b%5b31m")[0] == 500
+    server.wait_for(r"^exception in GET /a\\x0acluster: all is lost\\x1b\[31m 127")
+    server.wait_for(r"worker exception .*'doing': 'GET /a\\\\x0acluster")
+    assert "\x1b" not in server.output
+    server.signal(signal.SIGTERM)
+    server.wait_exit()
+
+
 def test_k4_tcp_handler(shop: Workshop) -> None:
     """K4: cluster.tcp(handler); an exception in one connection is reported and costs only that one."""
     server = shop.script("""
@@ -123,6 +141,52 @@ def test_k4_tcp_handler(shop: Workshop) -> None:
     assert server.workers() == workers
     server.signal(signal.SIGTERM)
     server.wait_exit()
+
+
+CONNECTION_ENDS = """
+import gevent
+from gevent.server import StreamServer
+
+def handle(connection, address):
+    kind = connection.recv(100)
+    if kind == b"timeout":
+        with gevent.Timeout(0.01):
+            gevent.sleep(30)
+    if kind == b"exit":
+        sys.exit(1)
+    if kind == b"error":
+        raise ValueError("on purpose")
+    if kind == b"kill":
+        gevent.getcurrent().kill()
+    connection.sendall(b"whole " + kind)
+
+class Subclass(StreamServer):
+    def handle(self, connection, address):
+        handle(connection, address)
+
+"""
+
+
+@pytest.mark.parametrize("what", [
+    "package.tcp(handle)", "StreamServer(('127.0.0.1', 1), handle)", "StreamServer(('127.0.0.1', 1), handle, spawn=5)",
+    "Subclass(('127.0.0.1', 1))",
+])
+def test_k4_one_connection_does_not_end_the_others(shop: Workshop, what: str) -> None:
+    """K4: whatever a handler raises (an uncaught gevent.Timeout, SystemExit) is reported, the others go on."""
+    server = shop.script(f"{CONNECTION_ENDS}\ntrace(cluster({what}).set(workers=1)).listen(0, '127.0.0.1')").ready()
+    workers = server.workers()
+    with connect(server.address()) as other:
+        for kind in (b"timeout", b"exit", b"error", b"kill"):
+            with connect(server.address()) as connection:
+                connection.sendall(kind)
+                assert connection.recv(100) == b""
+        other.sendall(b"other")
+        assert other.recv(100) == b"whole other"
+    for kind in ("Timeout", "SystemExit", "ValueError"):
+        server.wait_for(rf"EVENT \d+ worker exception .*'type': '{kind}'.*'doing': \"connection from")
+    assert server.workers() == workers and server.output.count("worker exception") == 3
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
 
 
 JOB = """

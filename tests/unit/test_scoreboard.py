@@ -67,3 +67,11 @@ def test_in_flight_oldest_first_long_ones_cut_too_many_left_out() -> None:
     for token in tokens:
         notes.end(token)
     assert notes.read() == []
+
+
+def test_what_is_in_flight_forges_no_lines() -> None:
+    """What a client has put into its request (or a worker into the table) has no control characters for the reader."""
+    board = Scoreboard(1)
+    notes = board.in_flight(board.take())
+    notes.begin(b"GET /slow\ncluster: all is lost\x1b[31m\x9b\x7f caf\xe9")
+    assert notes.read()[0][1] == "GET /slow\\x0acluster: all is lost\\x1b[31m\\x9b\\x7f café"
