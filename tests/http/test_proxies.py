@@ -268,7 +268,7 @@ def test_h12_proxy_protocol(serve, connect, header, expected, cut):
 )  # fmt: skip
 def test_h12_proxy_protocol_that_is_wrong_is_dropped(serve, header):
     served = serve(who, binding={"proxy_protocol": True})
-    assert served.talk(header + REQUEST).replace(b"<reset>", b"") == b""
+    assert served.talk(header + REQUEST).replace(helpers.RESET, b"") == b""
     helpers.until(lambda: served.server.active == 0)
 
 

@@ -139,7 +139,7 @@ def test_h4_a_request_that_ends_while_a_piece_is_on_its_way_is_cut(serve, connec
     sock = connect(served)
     sock.sendall(REQUEST * 2)
     helpers.until(lambda: served.errors and not served.server.active)
-    (answer,) = helpers.responses(helpers.read_all(sock).replace(b"<reset>", b""))
+    (answer,) = helpers.responses(helpers.read_all(sock).replace(helpers.RESET, b""))
     assert not answer.whole and [type(error) for error in served.errors] == [RuntimeError]
 
 
