@@ -344,7 +344,7 @@ def test_h10_attack_beside_an_honest_client(process, attack):
         "-r",
         "500",
         "-l",
-        "6",
+        "30",
         "-p",
         "3",
         "-u",
@@ -369,7 +369,7 @@ def test_h10_attack_beside_an_honest_client(process, attack):
     print(
         f"{attack}: {most} connections, {len(waits)} answers, worst {waits[-1] * 1000:.1f} ms, median {waits[len(waits) // 2] * 1000:.1f} ms"
     )
-    assert len(waits) >= 50  # fewer than 200 where the attack was over before
+    assert len(waits) == 200
     # the worst but for what another program on the machine may have caused
     assert waits[int(len(waits) * 0.99)] < 0.1
 
