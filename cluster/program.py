@@ -157,15 +157,16 @@ def _application_failed(error: BaseException) -> NoReturn:
 
 
 def _master(target: str, chdir: str | None) -> Any:
+    try:
+        base = chdir or os.getcwd()
+    except FileNotFoundError:
+        raise OneLine("the current directory has been deleted; go to another one, or use --chdir") from None
     # the application may import ssl, requests and so on: nothing may come before the patch
     from .launch import patch
     from .master import Master
 
     patch(lambda text: click.echo(f"cluster: {text}", err=True))
-    try:
-        return Master(target, base=chdir or os.getcwd())
-    except FileNotFoundError:
-        raise OneLine("the current directory has been deleted; go to another one, or use --chdir") from None
+    return Master(target, base=base)
 
 
 def _warn_in_one_line(
