@@ -16,6 +16,8 @@ from ..system import System, flush_streams
 #: seconds for each exit hook; one that waits for something (multiprocessing's does, for children that live) must not
 #: keep the others from running before the master loses patience
 PATIENCE = 0.2
+#: such spans in all; then the worker ends, whatever keeps its hooks
+SPANS = 10
 
 
 def run_exit_hooks() -> None:
@@ -33,9 +35,11 @@ class Termination:
     def __init__(self, system: System, catch: Callable[[int, Callable[[int], Any]], None]) -> None:
         self._system = system
         self._catch = catch
+        self._number = 0
         #: runs the hooks
         self._greenlet: Any = None
         self._runs = False
+        self._spans = 0
 
     def begin(self, number: int) -> None:
         """Signal *number* has come; in its handler. When it comes again, nothing is waited for."""
@@ -43,6 +47,7 @@ class Termination:
             self._system.die_of(number)
         complain = sys.unraisablehook
         sys.unraisablehook = lambda about: None if about.exc_type is gevent.GreenletExit else complain(about)
+        self._number = number
         self._catch(signal.SIGALRM, self._overdue)
         signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
         if gevent.getcurrent() is gevent.get_hub():  # where nothing can wait
@@ -58,6 +63,9 @@ class Termination:
 
     def _overdue(self, number: int) -> None:
         """On to the next hook."""
+        self._spans += 1
+        if self._spans > SPANS:
+            self._system.die_of(self._number)
         if gevent.getcurrent() is self._greenlet:
             raise gevent.GreenletExit
         if self._runs:
