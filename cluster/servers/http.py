@@ -91,8 +91,8 @@ class HTTPAdapter:
         self._log = self._open_log(options)
         self._server = _Server(
             self, None, application, limits(options), counters=context.scoreboard.counters(context.row),
-            in_flight=context.in_flight, on_error=self._report, access_log=self._log,
-            trusted_proxies=options["trusted proxies"], observers=context.observers,
+            durations=context.scoreboard.durations(context.row), in_flight=context.in_flight, on_error=self._report,
+            access_log=self._log, trusted_proxies=options["trusted proxies"], observers=context.observers,
         )
         self._accepting = Accepting(context.scoreboard, context.row)
         self._held = False
