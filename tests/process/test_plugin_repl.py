@@ -332,10 +332,12 @@ def test_t3_the_program_in_a_terminal(shop: Workshop) -> None:
     def interrupt() -> None:
         """Until the prompt comes: Python's line editor sees a signal only with the next key when it comes just before
         it begins to wait for one."""
-        while True:
+        def pressed() -> bool:
             os.kill(client.pid, signal.SIGINT)
-            if select.select([master], [], [], 1.0)[0]:
-                return see("cluster> ")
+            return bool(select.select([master], [], [], 1.0)[0])
+
+        eventually(pressed, "Ctrl-C was answered")
+        see("cluster> ")
 
     see("cluster> ")
     type_in("m.addre\t")
