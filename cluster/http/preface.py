@@ -62,9 +62,12 @@ class Preface:
                 self.engine.release(self)  # after the connection has begun: the server must not look empty in between
 
     def on_deadline(self) -> None:
-        self.close()
+        self.end_idle()
 
     def end_idle(self) -> None:
+        """Close, unless the header has come at the last moment."""
+        if self._sock is not None:
+            self._on_readable()
         self.close()
 
     def close(self) -> None:
