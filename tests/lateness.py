@@ -1,4 +1,4 @@
-"""A library, loaded before all others, in which the system's waits begin late: whatever may come right before one, does.
+"""A library, loaded before all others, in which the system's waits begin late: what may come right before one, does.
 
 A signal that comes between the interpreter's last look for signals and the wait is rare enough to hide for years.
 """
