@@ -369,6 +369,10 @@ class Supervisor:
         """The old master serves on without us."""
         self.exit_code = EXIT_FAILED
         if self.state in SERVING:
+            for worker in list(self.crew.members.values()):
+                # one that serves nobody may never get ready, either
+                if not worker.ready and not self.crew.scoreboard.active[worker.row]:
+                    self.crew.retire(worker, signal.SIGTERM)
             self._end_workers(signal.SIGQUIT)
 
     def passed_on(self, number: int) -> None:
