@@ -20,7 +20,7 @@ from typing import Any
 
 import gevent.monkey
 
-from . import channel
+from . import channel, host
 from .channel import Channel, Message
 from .errors import ChannelError
 from .inbox import Inbox, Timer
@@ -88,8 +88,8 @@ class Replacement:
             environment[PARENT] = str(self._system.pid())
             self._channel = Channel(ours, self._heard, lambda reason: self._inbox.put(self._lost, reason))
             self._channel.start()
-            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets,
-                                "files": files, "data": data, "totals": totals})
+            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets, "files": files,
+                                "data": data, "totals": totals, "surroundings": host.surroundings()._asdict()})
             self.pid = self._system.execute(
                 command_line(), environment, STARTED_IN, [theirs.fileno(), *sockets.values()]
             )
@@ -270,6 +270,7 @@ def claim() -> Predecessor | None:
     if hello is None or hello["t"] != "hello":
         connection.close()
         return None
+    host.take_on(hello.get("surroundings"))
     predecessor = Predecessor(connection, hello)
     for inherited in predecessor.sockets.values():
         os.set_inheritable(inherited, False)
