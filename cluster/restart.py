@@ -91,7 +91,8 @@ class Replacement:
             self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets,
                                 "files": files, "data": data, "totals": totals})
             self.pid = self._system.execute(
-                command_line(), environment, STARTED_IN, [theirs.fileno(), *sockets.values()]
+                command_line(), environment, STARTED_IN, [theirs.fileno(), *sockets.values()],
+                lambda error: self._inbox.put(self._fail, f"the new master cannot be started: {error}"),
             )
         except (OSError, ChannelError):
             self._finish()

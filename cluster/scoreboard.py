@@ -6,6 +6,8 @@ of all serving workers, and summing slices of shared memory is one call in C.
 
 from __future__ import annotations
 
+import heapq
+import math
 import mmap
 import struct
 import time
@@ -17,14 +19,19 @@ from .narration import printable
 #: counters that fall to 0 with their worker; all others go on in the totals
 ACTIVE_FIELDS = frozenset({"connections_active", "requests_active"})
 
-#: rows: workers alive at one time, old and new generation together
-ROWS = 1024
+#: workers that are alive beside two full generations: they drain still, or are about to be replaced
+SPARE = 16
 #: descriptions of what is in flight that a row holds
 NOTES = 32
 NOTE_BYTES = 128
 _WORD = 8
 #: when it began, and what it is: cut, or filled up with zeros
 _NOTE = struct.Struct(f"=d{NOTE_BYTES - _WORD}s")
+
+
+def rows_for(workers: int) -> int:
+    """How many rows it takes to replace as many *workers* by a new generation while the old one serves."""
+    return 2 * workers + SPARE
 
 
 class NoRowLeft(RuntimeError):
@@ -34,7 +41,7 @@ class NoRowLeft(RuntimeError):
 class Scoreboard:
     """Anonymous shared memory, made by the master before the first fork; pages cost memory once they are used."""
 
-    def __init__(self, rows: int = ROWS) -> None:
+    def __init__(self, rows: int) -> None:
         head = rows + 8
         words = head + rows * SIZE
         self._memory = mmap.mmap(-1, words * _WORD + rows * NOTES * NOTE_BYTES)
@@ -49,7 +56,7 @@ class Scoreboard:
         notes = view[words * _WORD :]
         size = NOTES * NOTE_BYTES
         self._notes = [notes[n * size : (n + 1) * size] for n in range(rows)]
-        self._free = list(range(rows - 1, -1, -1))
+        self._free = list(range(rows))  # a heap: the lowest is taken first, so that few are ever looked at
         #: what workers that are gone counted
         self.totals: dict[str, int] = dict.fromkeys(NAMES, 0)
         #: what the masters before this one counted
@@ -73,12 +80,17 @@ class Scoreboard:
         """Reserve a row (master). Raises `NoRowLeft`."""
         if not self._free:
             raise NoRowLeft(f"more than {len(self._rows)} workers alive")
-        row = self._free.pop()
+        row = heapq.heappop(self._free)
         self._shared[0] = max(self.used, row + 1)
         return row
 
     def give_back(self, row: int) -> None:
-        """Add the row's totals to those of workers that are gone, and clear it (master, after the worker's death)."""
+        """Add the row's totals to those of workers that are gone, and clear it (master, after the worker's death).
+
+        Done a second time, also where the first was broken off, it changes nothing more.
+        """
+        if row in self._free:
+            return
         counters = self._rows[row]
         for index, field in enumerate(NAMES):
             if field not in ACTIVE_FIELDS:
@@ -86,8 +98,7 @@ class Scoreboard:
             counters[index] = 0
         self.serving[row] = 0
         self._notes[row][:] = bytes(len(self._notes[row]))
-        self._free.append(row)
-        self._free.sort(reverse=True)
+        heapq.heappush(self._free, row)
 
     def counters(self, row: int) -> memoryview:
         """The server's counters of a row, as `counters` has them."""
@@ -153,4 +164,5 @@ class InFlight:
     def read(self) -> list[tuple[float, str]]:
         """(when it began, what it is), oldest first. A worker may write anything there, clients through it."""
         notes = [_NOTE.unpack_from(self._memory, token * NOTE_BYTES) for token in range(NOTES)]
-        return sorted((begun, printable(text.rstrip(b"\0").decode("latin-1"))) for begun, text in notes if begun)
+        found = [(begun, text) for begun, text in notes if begun and math.isfinite(begun)]
+        return [(begun, printable(text.rstrip(b"\0").decode("latin-1"))) for begun, text in sorted(found)]

@@ -132,6 +132,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("workers", None, "processes", _count(0),
                 "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
                 "quota counted, rounded up), at least 1."),
+        Setting("max workers", 512, "processes", _count(1, 10_000),
+                "The most workers that `workers`, `resize` and `spawn` may ask for. Memory for their counters is "
+                "laid out at the start, for twice as many: a new generation starts while the old one serves."),
         Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
         Setting("backlog", 2048, "connections", _count(1, _INT),
