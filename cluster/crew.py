@@ -87,6 +87,8 @@ class Crew:
         self.generation = 1
         #: whether missing workers are replaced
         self.maintaining = False
+        #: asked before it gives up: a master whose predecessor served and is gone has nobody to leave that to
+        self.may_give_up: Callable[[], bool] = lambda: True
         #: called in each forked child, to let go of what else is the master's
         self.on_fork: Callable[[], None] = lambda: None
         self._system = system
@@ -388,13 +390,17 @@ class Crew:
         if worker.generation != self.generation:
             return True
         was_ready = worker.boot_time is not None
-        delay = self._respawn.died((worker.group, worker.id), worker.uptime, failed, was_ready)
+        slot = (worker.group, worker.id)
+        delay = self._respawn.died(slot, worker.uptime, failed, was_ready)
+        if delay is None and not self.may_give_up():
+            self._respawn.ready()
+            delay = self._respawn.died(slot, worker.uptime, failed, was_ready)
         if delay is None:
             self.maintaining = False
             self._on_give_up(self._respawn.deaths)
             return False
         if delay > 0:
-            self._hold_back((worker.group, worker.id), delay)
+            self._hold_back(slot, delay)
         return True
 
     def _hold_back(self, key: tuple[str, int], seconds: float) -> None:

@@ -66,7 +66,10 @@ def died(worker: Any) -> str:
 
 def flying(worker: Any) -> str:
     """What a worker has (or had) in flight and since when, the oldest first."""
-    notes = worker.in_flight()
+    return _list(worker.in_flight())
+
+
+def _list(notes: list[tuple[float, str]]) -> str:
     more = f"; and {len(notes) - _NAMED} more" if len(notes) > _NAMED else ""
     return "; ".join(f"{what} for {age:.1f} s" for age, what in notes[:_NAMED]) + more
 
@@ -84,10 +87,10 @@ def overdue(worker: Any, seconds: float) -> str:
 
 def waiting(worker: Any, connections: int) -> str:
     """A draining worker still has connections; with what is in flight on them."""
-    notes = worker.in_flight()
+    notes = [note for note in worker.in_flight() if not note[1].startswith("connection ")]  # those are counted
     if not notes:
         return f"worker {worker.id} waiting on {connections} connections"
-    return f"worker {worker.id} waiting for {len(notes)} request{'s' * (len(notes) > 1)}: {flying(worker)}"
+    return f"worker {worker.id} waiting for {len(notes)} request{'s' * (len(notes) > 1)}: {_list(notes)}"
 
 
 def waiting_rarely(worker: Any, connections: int) -> str | None:
@@ -107,7 +110,7 @@ def cyclic(seconds: float) -> str:
 
 def uncaught(worker: Any, error: dict[str, str]) -> str:
     """An exception in a worker, in one line."""
-    return f"worker {worker.id} uncaught exception {printable(error['type'])}: {printable(error['message'])}"
+    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}"
 
 
 def printable(text: str) -> str:

@@ -55,6 +55,7 @@ class Supervisor:
             self._changed, self._give_up, self._message,
         )
         self.crew.on_fork = self._let_go
+        self.crew.may_give_up = lambda: plan.predecessor is None or not plan.predecessor.gone
         self._main = gevent.getcurrent()
         self._holding = False  # the loop cannot go on before the handlers that run now are done
         self._watchers: Watchers | None = None
@@ -389,7 +390,14 @@ class Supervisor:
         return self._succession.pid
 
     def _totals(self) -> dict[str, int]:
-        return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])
+        return self.crew.scoreboard.sums(self._rows())
+
+    def _rows(self) -> list[int]:
+        return [worker.row for worker in self.crew.members.values()]
+
+    def recent_times(self) -> dict[str, int]:
+        """How long the requests of the last minute took."""
+        return self.crew.scoreboard.recent(self._rows())
 
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""
