@@ -96,7 +96,7 @@ class System:
     def undo_fork(self, pid: int) -> None:
         """End a child that has just been forked and that nobody watches."""
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)  # it runs nothing that could hold it up
+        self.reap(pid)  # it runs nothing that could hold it up
 
     def kill(self, pid: int, number: int) -> bool:
         """Send a signal; False when there is no such process any more, or it is another user's and we are not root."""
@@ -105,6 +105,13 @@ class System:
         except (ProcessLookupError, PermissionError):
             return False
         return True
+
+    def reap(self, pid: int) -> None:
+        """Block until the child *pid* has ended; it was killed."""
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:  # reaped already
+            pass
 
     def execute(
         self, argv: list[str], environment: Mapping[str, str], directory: str, descriptors: Iterable[int],
@@ -192,6 +199,10 @@ class Child:
         if self._callback is not None:
             self._callback(self._pid, self._watcher.rstatus)
             self._callback = None
+        self.stop()
+
+    def stop(self) -> None:
+        """Wait no more."""
         for watcher in (self._again, self._watcher):
             watcher.stop()
             watcher.close()
