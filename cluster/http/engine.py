@@ -15,6 +15,7 @@ from .. import counters as index
 from .body import EmptyBody
 from .limits import Limits
 from .pool import Pool
+from .refusals import Refusals
 from .request import Environ, HeadParser
 from .response import Clock
 
@@ -75,6 +76,7 @@ class Engine:
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
         self.pool = Pool(self.hub)
+        self.refusals = Refusals(self.loop)
         self.parser = HeadParser(limits)
         self.clock = Clock()
         self.empty_body = EmptyBody()
@@ -142,6 +144,7 @@ class Engine:
         self.counters = list(self.counters)
         self.in_flight = None
         self.access_log = None
+        self.refusals = Refusals(self.loop)
         self.observers = ()
 
     def observe(self, event: str, data: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from gevent import GreenletExit
 from .. import counters as index
 from . import response
 from .errors import BodyError, ClientGone
+from .refusals import REQUEST
 from .responding import Responding
 
 #: the index of the histogram's counter by duration in microseconds, for those that are short
@@ -98,6 +99,7 @@ class Exchange(Responding):
         fault = body.fault if body is not None else None
         if isinstance(fault, BodyError) and not self.head_sent:
             status, text = fault.status, fault.reason
+            engine.refusals.count(REQUEST, f"{status} {text}")
         else:
             status, text = 500, ""
             if not isinstance(error, GreenletExit):
