@@ -61,7 +61,10 @@ class Preface:
                 self.engine.release(self)  # after the connection has begun: the server must not look empty in between
 
     def on_deadline(self) -> None:
-        self._refuse("the PROXY protocol header did not come")
+        if self._sock is not None:
+            self._on_readable()  # it may have come at the last moment
+        if self._sock is not None:
+            self._refuse("the PROXY protocol header did not come")
 
     def _refuse(self, reason: str) -> None:
         if self._data:  # else it is a look whether somebody listens, as load balancers have
@@ -69,6 +72,9 @@ class Preface:
         self.close()
 
     def end_idle(self) -> None:
+        """Close, unless the header has come at the last moment."""
+        if self._sock is not None:
+            self._on_readable()
         self.close()
 
     def close(self) -> None:

@@ -40,6 +40,7 @@ class HTTPServer:
     :param limits: what clients may send, and how slowly
     :param counters: a mutable sequence of at least `counters.SIZE` integers to count in, for instance shared memory
         cast to ``Q``; a list by default
+    :param durations: what counts how long requests take; default: a `counters.Durations` of *counters*
     :param in_flight: where to note requests while they run
     :param on_error: called with ``sys.exc_info()`` and the environ (None outside a request) when the application
         raised; prints the traceback by default. Must not block.
@@ -62,6 +63,7 @@ class HTTPServer:
         limits: Limits | None = None,
         *,
         counters: MutableSequence[int] | None = None,
+        durations: index.Durations | None = None,
         in_flight: InFlight | None = None,
         on_error: OnError | None = None,
         access_log: AccessLog | None = None,
@@ -76,7 +78,7 @@ class HTTPServer:
         self.counters = counters
         networks = as_networks(trusted_proxies)
         proxies = TrustedProxies(networks, forwarded_headers) if networks is not None else None
-        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies)
+        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies, durations)
         self._engine.on_closed = self._on_closed
         self._engine.observers = observers
         self._bindings: list[Binding] = []

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
@@ -39,7 +39,7 @@ from .identity import Identity, drop_privileges
 from .script import watch_end
 from .termination import Termination, run_exit_hooks
 
-#: seconds that a worker whose master has died gives to requests that are in flight
+#: seconds that a worker whose master has died gives to requests that are in flight, after `drain grace`
 ORPHAN = 10.0
 #: seconds beyond `timeout` after which a draining worker ends by itself; a master that asked for it kills it sooner
 AFTER_MASTER = 1.0
@@ -60,7 +60,7 @@ class Orders(NamedTuple):
 
     emitter: Emitter
     options: Mapping[str, Any]
-    listeners: Sequence[Listener]
+    listeners: Iterable[Listener]
     #: signal number → command, as the master has it
     signals: Mapping[int, str | None]
     #: directory that relative names are taken against
@@ -243,7 +243,7 @@ class Worker:
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
-        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(ORPHAN)))
+        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(self._grace + ORPHAN)))
         tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
@@ -310,8 +310,7 @@ class Worker:
 
     def _orphaned(self, reason: str) -> None:
         """The master has died; nobody will kill us if this takes long."""
-        self._grace = 0.0
-        killer = gevent.get_hub().loop.timer(ORPHAN)
+        killer = gevent.get_hub().loop.timer(self._grace + ORPHAN)
         killer.start(self._system.exit, 1)
         self._killer = killer
         self.drain()
