@@ -322,8 +322,10 @@ class Crew:
                 self._announcer.say("worker waiting", worker, connections)
         elif kind == "exception":
             given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
-            error = {key: value if isinstance(value, str) else "" for key, value in given.items()}
-            if message.get("fatal"):
+            error: dict[str, Any] = {key: value if isinstance(value, str) else "" for key, value in given.items()}
+            error["fatal"] = bool(message.get("fatal"))
+            error["count"] = message["count"] if isinstance(message.get("count"), int) else 1
+            if error["fatal"]:
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)
         else:

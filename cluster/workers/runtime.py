@@ -100,7 +100,8 @@ class Worker:
         self._forked = False
         #: signals with a handler of ours
         self._caught: list[int] = []
-        self._failures = Failures(self._tell, self._end_failed)
+        ends_worker = orders.options["background failures"] == "exit"
+        self._failures = Failures(self._tell, self._end_failed, ends_worker)
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -272,6 +273,7 @@ class Worker:
         if error is not None:
             self._failures.report(error)
         self._emitter.dispatch("close")
+        self._failures.finish()
         flush_streams()
         self._channel.flush(FLUSH)
         if self._exit_code:  # something else had failed, whatever the script made of its end
@@ -319,6 +321,7 @@ class Worker:
     def _leave(self, code: int) -> NoReturn:
         if not self._forked:
             self._emitter.dispatch("close")
+            self._failures.finish()
         run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
