@@ -265,6 +265,8 @@ class Crew:
         """It accepts no more, unasked, and lives on for what it has in flight; its slot need not wait for that."""
         if worker.ready:
             worker.go(WorkerState.ENDING)
+            if self._timeout:
+                worker.timers.append(self._inbox.later(self._timeout, self._overdue, worker, self._timeout, True))
             if self._bring_back(worker, failed):
                 self._on_change()
                 self.maintain()
