@@ -33,8 +33,8 @@ CATALOGUE: dict[str, Event] = {
               "Something raised in a worker; `error` has `type`, `message`, `text` (the traceback), `doing`, as in "
               "`GET /boom` (empty when nobody knows), `fatal` (the worker ends because of it) and `count`, more than 1 "
               "where failures in the background are only counted."),
-        Event("worker waiting", ("worker", "connections"), "master", "A draining worker still has open connections; every "
-              "2 s."),
+        Event("worker waiting", ("worker", "connections"), "master",
+              "A draining worker still has open connections; every 2 s."),
         Event("worker timeout", ("worker", "seconds"), "master", "A worker ran out of time and is killed now."),
         Event("kill", ("signal",), "master", "A signal is about to go to all workers."),
         Event("closing", (), "master", "The cluster was asked to end."),
