@@ -153,6 +153,9 @@ SETTINGS: dict[str, Setting] = {
                 "How long a new master may take to get all its workers ready. 0: as long as it likes."),
         Setting("restart threshold", 5.0, "seconds", _seconds,
                 "A restart asked for sooner than this after the start waits until then. 0: never waits."),
+        Setting("probation", None, "seconds", _seconds,
+                "How long an old master stays, at the least, after a new one has taken over, to serve again if that "
+                "dies. Default: 5; in `development` 0."),
         Setting("restart", "auto", "", _choice("auto", "master", "reload"),
                 "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
                 "docs/restart.md)."),

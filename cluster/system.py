@@ -96,6 +96,13 @@ class System:
             return False
         return True
 
+    def reap(self, pid: int) -> None:
+        """Block until the child *pid* has ended; it was killed."""
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:  # reaped already
+            pass
+
     def execute(
         self, argv: list[str], environment: Mapping[str, str], directory: str, descriptors: Iterable[int]
     ) -> int:

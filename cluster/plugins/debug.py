@@ -75,6 +75,7 @@ def _narrate(master: Master, log: logging.Logger) -> None:
     tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restarting: starting a new master")
     tell("restart", log.info, lambda data: "restart complete")
+    tell("resumed", log.warning, lambda: "the new master has died; this one serves again")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}; this master serves on")
     tell("cyclic restart", log.warning, narration.cyclic)
     tell("reloading", log.info, lambda generation: f"reloading: generation {generation} is starting")

@@ -202,6 +202,7 @@ def _narrate(master: Master) -> None:
     tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restart requested")
     tell("restart", log.info, lambda data: "restart complete")
+    tell("resumed", log.warning, lambda: "the new master has died; this one serves again")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}")
     tell("cyclic restart", log.warning, narration.cyclic)
     tell("reloading", log.info, lambda generation: f"reload requested (generation {generation})")

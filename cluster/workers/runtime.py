@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
@@ -62,7 +62,7 @@ class Orders(NamedTuple):
 
     emitter: Emitter
     options: Mapping[str, Any]
-    listeners: Sequence[Listener]
+    listeners: Iterable[Listener]
     #: signal number → command, as the master has it
     signals: Mapping[int, str | None]
     #: directory that relative names are taken against

@@ -21,8 +21,9 @@ LAYERS: dict[str, set[str]] = {
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
                "workers.script", "workers.termination", "workers.runtime", "servers", "servers.context",
-               "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "restart", "calls",
-               "crew", "reloading", "sizing", "renewal", "succession", "takeover"},
+               "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
+               "crew", "reloading", "sizing", "renewal", "handover",
+               "handover.protocol", "handover.outgoing", "handover.incoming"},
     "wiring": {"plan", "supervisor", "launch", "operations", "master"},
     "surfaces": {"", "__main__", "program", "plugins", "remote", "operating", "operators", "console"},
 }
