@@ -183,6 +183,10 @@ def test_u4_an_orphan_answers_on_idle_connections_for_the_drain_grace(shop: Work
         worker = int(connection.recv(1000).rpartition(b"\r\n")[2])
         server.signal(signal.SIGKILL)
         eventually(lambda: server.family() == [worker], "the idle worker has gone", 4)
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # not cut
+            connection.recv(1)
+        connection.settimeout(30)
         connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         answer = connection.recv(1000)
         assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer.lower()
