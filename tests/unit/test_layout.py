@@ -19,7 +19,7 @@ LAYERS: dict[str, set[str]] = {
     "operating system": {"system", "signals", "addresses", "listeners", "channel", "scoreboard", "host", "notify",
                          "certificates"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
-    "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.forked",
+    "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
                "workers.script", "workers.termination", "workers.runtime", "servers", "servers.context",
                "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
                "crew", "reloading", "sizing", "renewal", "handover",
