@@ -381,6 +381,8 @@ class Crew:
         """It accepts no more, unasked, and lives on for what it has in flight; its slot need not wait for that."""
         if worker.ready:
             worker.go(WorkerState.ENDING)
+            if self._timeout:
+                worker.timers.append(self._inbox.later(self._timeout, self._overdue, worker, self._timeout, True))
             if self._bring_back(worker, failed):
                 self._on_change()
                 self.maintain()
@@ -445,8 +447,12 @@ class Crew:
             self._trouble(worker, str(message.get("text")))
         elif kind == "exception":
             given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
-            error = {key: harmless(value) if isinstance(value, str) else "" for key, value in given.items()}
-            if message.get("fatal"):
+            error: dict[str, Any] = {
+                key: harmless(value) if isinstance(value, str) else "" for key, value in given.items()
+            }
+            error["fatal"] = bool(message.get("fatal"))
+            error["count"] = message["count"] if isinstance(message.get("count"), int) else 1
+            if error["fatal"]:
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)
         else:

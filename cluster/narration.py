@@ -108,9 +108,10 @@ def cyclic(seconds: float) -> str:
     return f"cyclic restart detected, restarting in {seconds:.1f} s"
 
 
-def uncaught(worker: Any, error: dict[str, str]) -> str:
+def uncaught(worker: Any, error: dict[str, Any]) -> str:
     """An exception in a worker, in one line."""
-    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}"
+    again = f" ({error['count']} times)" if error["count"] > 1 else ""
+    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}{again}"
 
 
 def printable(text: str) -> str:

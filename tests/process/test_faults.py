@@ -290,7 +290,7 @@ def test_a_numeric_user_without_a_group_keeps_nothing_of_root(shop: Workshop) ->
 
 @pytest.mark.parametrize("how", ["signal", "greenlet"])
 def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop, how: str) -> None:
-    """It accepts no more: after `timeout` it ends, whatever it has in flight, and its slot is filled again."""
+    """It accepts no more: after `timeout` its master tells what it has in flight and kills it; its slot is filled."""
     shop.write("failing.py", """
         import gevent
         from app import app as other
@@ -301,8 +301,10 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
                 gevent.spawn(fail)
             return other(environ, start_response)
     """)
-    server = shop.script('from cluster.workers import runtime\nruntime.AFTER_MASTER = 0.1\n'
-                         'trace(cluster("failing:app").set(workers=1, timeout=0.3)).listen(0, "127.0.0.1")\n').ready()
+    server = shop.script("""
+        m = cluster("failing:app").set(workers=1, timeout=0.3, background_failures="exit")
+        trace(m).listen(0, "127.0.0.1")
+        """).ready()
     (worker,) = server.workers()
     with connect(server.address()) as connection:
         connection.sendall(b"GET /sleep/100 HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -311,6 +313,7 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
             os.kill(worker, signal.SIGQUIT)
         else:
             server.get("/fail")
+        server.wait_for(rf"timed out after 0.3 s \(pid {worker}; in flight: GET /sleep/100 127.0.0.1 for \d")
         server.wait_for(f"worker killed 0/{worker}", deadline=10)
     server.wait_for(r"EVENT \d+ worker ready", 2)
     server.signal(signal.SIGTERM)
