@@ -30,9 +30,11 @@ CATALOGUE: dict[str, Event] = {
         Event("worker killed", ("worker",), "master", "A worker ended unasked; its slot is filled again."),
         Event("worker removed", ("worker",), "master", "A worker that was asked to end has ended."),
         Event("worker exception", ("worker", "error"), "master",
-              "Something raised in a worker; `error` has `type`, `message`, `text` (the traceback) and `doing`, as in "
-              "`GET /boom` (empty when nobody knows)."),
-        Event("worker waiting", ("worker", "connections"), "master", "A draining worker still has open connections."),
+              "Something raised in a worker; `error` has `type`, `message`, `text` (the traceback), `doing`, as in "
+              "`GET /boom` (empty when nobody knows), `fatal` (the worker ends because of it) and `count`, more than 1 "
+              "where failures in the background are only counted."),
+        Event("worker waiting", ("worker", "connections"), "master",
+              "A draining worker still has open connections; every 2 s."),
         Event("worker timeout", ("worker", "seconds"), "master", "A worker ran out of time and is killed now."),
         Event("kill", ("signal",), "master", "A signal is about to go to all workers."),
         Event("closing", (), "master", "The cluster was asked to end, or a new master has taken over."),

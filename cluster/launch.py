@@ -119,8 +119,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
 
 def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Master:
     """In a forked child: become a worker and serve. Returns only in an abstract cluster."""
-    worker = runtime.become(seat, orders)
-    master.worker = worker
+    worker = runtime.become(seat, orders, lambda worker: setattr(master, "worker", worker))
     with worker.fatal():
         for plugin in master._worker_plugins:
             plugin(master)

@@ -41,6 +41,8 @@ from .termination import Termination, run_exit_hooks
 
 #: seconds that a worker whose master has died gives to requests that are in flight, after `drain grace`
 ORPHAN = 10.0
+#: seconds between two messages that a draining worker still has open connections
+WAITING = 2.0
 #: seconds beyond `timeout` after which a draining worker ends by itself; a master that asked for it kills it sooner
 AFTER_MASTER = 1.0
 _MASTER_DIED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGIO
@@ -103,7 +105,8 @@ class Worker:
         self._forked = False
         #: signals with a handler of ours
         self._caught: list[int] = []
-        self._failures = Failures(self._tell, self._end_failed)
+        ends_worker = orders.options["background failures"] == "exit"
+        self._failures = Failures(self._tell, self._end_failed, ends_worker)
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -241,13 +244,14 @@ class Worker:
         adapter.start()
         self._serving()
         self._stop.wait()
-        waiting = gevent.spawn_later(self._grace, self._still_waiting, adapter)
+        waiting = gevent.spawn_later(self._grace, self._tell_waiting, adapter)
         adapter.drain(self._grace)
         waiting.kill(block=False)
 
-    def _still_waiting(self, adapter: servers.Adapter) -> None:
-        if adapter.connections():
+    def _tell_waiting(self, adapter: servers.Adapter) -> None:
+        while adapter.connections():
             self._tell({"t": "waiting", "connections": adapter.connections()})
+            gevent.sleep(WAITING)
 
     def _serving(self) -> None:
         if self.options["ready"] == "auto":
@@ -282,6 +286,7 @@ class Worker:
         if error is not None:
             self._failures.report(error)
         self._emitter.dispatch("close")
+        self._failures.finish()
         flush_streams()
         self._channel.flush(FLUSH)
         if self._exit_code:  # something else had failed, whatever the script made of its end
@@ -328,6 +333,7 @@ class Worker:
     def _leave(self, code: int) -> NoReturn:
         if not self._forked:
             self._emitter.dispatch("close")
+            self._failures.finish()
         run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
@@ -395,11 +401,15 @@ class Worker:
                 listener.options = {**listener.options, "tls": material}
 
 
-def become(seat: Any, orders: Orders) -> Worker:
-    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1."""
+def become(seat: Any, orders: Orders, introduce: Callable[[Worker], None]) -> Worker:
+    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1.
+
+    *introduce* is given the worker before any handler of the application runs in it.
+    """
     global _current
     worker = Worker(seat, orders)
     _current = worker
+    introduce(worker)
     with worker.fatal():
         worker.begin()
     return worker
