@@ -128,11 +128,17 @@ def _umask(value: Any) -> int:
     return value
 
 
-def _signal_map(value: Any) -> dict[str, str | None]:
+def _signal_map(value: Any) -> Any:
     # what is a signal and what is a command is known to `signals` and `commands`; Master checks with them
+    if value == "auto" or value is False:
+        return value
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ValueError('a map such as {"SIGTERM": "close"}')
-    return dict(value)
+        raise ValueError('`auto`, False, or a map such as {"SIGTERM": "close"}')
+    pairs = {key: tuple(given) if isinstance(given, list) else given for key, given in value.items()}
+    for key, given in pairs.items():
+        if isinstance(given, tuple) and len(given) != 2:
+            raise ValueError(f'a pair of commands such as ("close", "destroy") for {key}, or one')
+    return pairs
 
 
 SETTINGS: dict[str, Setting] = {
@@ -141,6 +147,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("workers", None, "processes", _count(0),
                 "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
                 "quota counted, rounded up), at least 1."),
+        Setting("max workers", 512, "processes", _count(1, 10_000),
+                "The most workers that `workers`, `resize` and `spawn` may ask for. Memory for their counters is "
+                "laid out at the start, for twice as many: a new generation starts while the old one serves."),
         Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
         Setting("backlog", 2048, "connections", _count(1, _INT),
@@ -153,6 +162,9 @@ SETTINGS: dict[str, Setting] = {
                 "How long a new master may take to get all its workers ready. 0: as long as it likes."),
         Setting("restart threshold", 5.0, "seconds", _seconds,
                 "A restart asked for sooner than this after the start waits until then. 0: never waits."),
+        Setting("probation", None, "seconds", _seconds,
+                "How long an old master stays, at the least, after a new one has taken over, to serve again if that "
+                "dies. Default: 5; in `development` 0."),
         Setting("restart", "auto", "", _choice("auto", "master", "reload"),
                 "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
                 "docs/restart.md)."),
@@ -174,7 +186,10 @@ SETTINGS: dict[str, Setting] = {
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
-                "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
+                "Give up (exit code 3) after this many worker deaths before any worker was ready. 0: never."),
+        Setting("background failures", "report", "", _choice("report", "exit"),
+                "What a thread or greenlet that fails outside a request does to its worker: `report`: it is told, and "
+                "the worker lives on; `exit`: it ends with code 1, after what it has in flight."),
         Setting("access log", None, "path", _path("a file's path, or `-`"),
                 "Where requests are logged; `-`: standard output."),
         Setting("access log format", None, "", _text,
@@ -197,8 +212,10 @@ SETTINGS: dict[str, Setting] = {
         Setting("max headers", 100, "fields", _count(1), "The most header fields of a request (431 beyond it)."),
         Setting("max head", 65536, "bytes", _count(1), "The longest request line and header fields together (431)."),
         Setting("max connections", 10000, "connections", _count(1), "The most connections of a worker."),
-        Setting("signals", {}, "", _signal_map,
-                "Changes which signal means which command: {\"SIGTERM\": \"close\"}; None: the signal is ignored."),
+        Setting("signals", "auto", "", _signal_map,
+                "What signals to the master mean. `auto`: see docs/signals.md. A map such as {\"SIGTERM\": \"close\"} "
+                "changes what it names: to a command, a pair of them (the second for who asks again), None (ignored) "
+                "or \"default\" (left to the system). False: all are left to the system."),
     )
 }
 

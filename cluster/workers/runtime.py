@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
@@ -36,16 +37,22 @@ from ..vhosts import VirtualHosts
 from .failures import Failures, exit_code
 from .forked import when_forked
 from .identity import Identity, drop_privileges
+from .log import logger_of
 from .script import watch_end
 from .termination import Termination, run_exit_hooks
 
-#: seconds that a worker whose master has died gives to requests that are in flight
+#: seconds that a worker whose master has died gives to requests that are in flight, after `drain grace`
 ORPHAN = 10.0
+#: seconds between two messages that a draining worker still has open connections
+WAITING = 2.0
 #: seconds beyond `timeout` after which a draining worker ends by itself; a master that asked for it kills it sooner
 AFTER_MASTER = 1.0
 _MASTER_DIED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGIO
 #: seconds to send the last messages
 FLUSH = 1.0
+
+#: signals that may mean the end at once
+TERMINATING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 _current: Worker | None = None
 
@@ -60,12 +67,15 @@ class Orders(NamedTuple):
 
     emitter: Emitter
     options: Mapping[str, Any]
-    listeners: Sequence[Listener]
-    #: signal number → command, as the master has it
-    signals: Mapping[int, str | None]
+    listeners: Iterable[Listener]
+    #: signal number → commands, as the master has it
+    signals: Mapping[int, tuple[str, ...]]
     #: directory that relative names are taken against
     base: str
     identity: Identity | None
+    #: the master's, and what plugins have provided to it
+    log: logging.Logger
+    provided: Mapping[str, Any]
 
 
 class Worker:
@@ -83,6 +93,8 @@ class Worker:
         self.closing = False
         #: plugins that want to hear of each connection and request: ``observer(event, data)``
         self.observers: list[Callable[[str, dict[str, Any]], None]] = []
+        #: for the application: goes where `m.log` goes, such as ``master.log`` with ``logger()``, else to stderr
+        self.log = logger_of(orders.log, seat.slot)
         self._orders = orders
         self._system = System()
         self._scoreboard: Scoreboard = seat.scoreboard
@@ -100,7 +112,8 @@ class Worker:
         self._forked = False
         #: signals with a handler of ours
         self._caught: list[int] = []
-        self._failures = Failures(self._tell, self._end_failed)
+        ends_worker = orders.options["background failures"] == "exit"
+        self._failures = Failures(self._tell, self._end_failed, ends_worker)
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -111,6 +124,17 @@ class Worker:
         if not self._said_ready:
             self._said_ready = True
             self._tell({"t": "ready"})
+
+    def log_event(self, type: str, data: Any = None) -> None:
+        """Log something of the application's own: where a plugin takes it, as ``redis_log()`` does, else in `log`.
+
+        *data*: best what JSON can carry. Never waits for the master, and raises nothing.
+        """
+        take = self._orders.provided.get("log_event")
+        if take is not None:
+            take(type, data)
+        else:
+            self.log.info("%s: %r", type, data)
 
     def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
         """Run in the master the function exposed as *name*, or a command that workers may use; returns its result.
@@ -161,25 +185,32 @@ class Worker:
         self._emitter.dispatch("after fork", self)
 
     def _install_signals(self) -> None:
-        meaning = self._orders.signals
+        meaning = {number: commands[0] if commands else None for number, commands in self._orders.signals.items()}
         draining = {signal.SIGQUIT} | {number for number, command in meaning.items() if command == "close"}
         ignored = {number for number, command in meaning.items() if command not in ("close", "destroy")}
         ignored = (ignored | {signal_number(name) for name in IGNORED_BY_WORKERS}) - draining
-        for number in ignored:
+        self._draining, self._ignored = draining, ignored
+        for number in ignored - TERMINATING:
             self._catch(number, lambda caught: None)  # not SIG_IGN, which programs started from here would inherit
             signal.siginterrupt(number, False)
         loop = gevent.get_hub().loop
         self._watchers = []
-        for number in draining:
+        for number in draining - TERMINATING:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
         self._alarm = SignalAlarm()
         undo_in_child.append(self._unwatch_signals)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if number not in draining | ignored:
-                # not through the hub: busy Python code has to be interrupted, too
-                self._catch(number, self._termination.begin)
+        for number in TERMINATING:
+            # not through the hub: busy Python code has to be interrupted, too
+            self._catch(number, self._asked_to_end)
+
+    def _asked_to_end(self, number: int) -> None:
+        """TERM or INT has come; in its handler. The master notes before its own that they mean the end at once."""
+        if self._scoreboard.at_once[self._row] or number not in self._draining | self._ignored:
+            self._termination.begin(number)
+        elif number in self._draining:
+            gevent.get_hub().loop.run_callback_threadsafe(self.drain)
 
     def _catch(self, number: int, act: Callable[[int], Any]) -> None:
         signal.signal(number, lambda caught, frame: act(caught))
@@ -231,19 +262,20 @@ class Worker:
         adapter.start()
         self._serving()
         self._stop.wait()
-        waiting = gevent.spawn_later(self._grace, self._still_waiting, adapter)
+        waiting = gevent.spawn_later(self._grace, self._tell_waiting, adapter)
         adapter.drain(self._grace)
         waiting.kill(block=False)
 
-    def _still_waiting(self, adapter: servers.Adapter) -> None:
-        if adapter.connections():
+    def _tell_waiting(self, adapter: servers.Adapter) -> None:
+        while adapter.connections():
             self._tell({"t": "waiting", "connections": adapter.connections()})
+            gevent.sleep(WAITING)
 
     def _serving(self) -> None:
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
-        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(ORPHAN)))
+        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(self._grace + ORPHAN)))
         tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
@@ -272,6 +304,7 @@ class Worker:
         if error is not None:
             self._failures.report(error)
         self._emitter.dispatch("close")
+        self._failures.finish()
         flush_streams()
         self._channel.flush(FLUSH)
         if self._exit_code:  # something else had failed, whatever the script made of its end
@@ -310,8 +343,7 @@ class Worker:
 
     def _orphaned(self, reason: str) -> None:
         """The master has died; nobody will kill us if this takes long."""
-        self._grace = 0.0
-        killer = gevent.get_hub().loop.timer(ORPHAN)
+        killer = gevent.get_hub().loop.timer(self._grace + ORPHAN)
         killer.start(self._system.exit, 1)
         self._killer = killer
         self.drain()
@@ -319,6 +351,7 @@ class Worker:
     def _leave(self, code: int) -> NoReturn:
         if not self._forked:
             self._emitter.dispatch("close")
+            self._failures.finish()
         run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
@@ -386,11 +419,15 @@ class Worker:
                 listener.options = {**listener.options, "tls": material}
 
 
-def become(seat: Any, orders: Orders) -> Worker:
-    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1."""
+def become(seat: Any, orders: Orders, introduce: Callable[[Worker], None]) -> Worker:
+    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1.
+
+    *introduce* is given the worker before any handler of the application runs in it.
+    """
     global _current
     worker = Worker(seat, orders)
     _current = worker
+    introduce(worker)
     with worker.fatal():
         worker.begin()
     return worker
