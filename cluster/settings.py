@@ -98,6 +98,15 @@ def _peers(value: Any) -> str | list[str]:
     raise ValueError("addresses or networks, in a list or one text")
 
 
+def _names(value: Any) -> str | list[str]:
+    # which there are is known to who reads them
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise ValueError("names, in a list or one text")
+
+
 def _identity(value: Any) -> int | str:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
@@ -177,7 +186,11 @@ SETTINGS: dict[str, Setting] = {
         Setting("access log format", None, "", _text,
                 "gunicorn's atoms, as in `%(h)s \"%(r)s\" %(s)s`, or `json`. Default: the combined format."),
         Setting("trusted proxies", None, "", _peers,
-                "Peers whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks, `unix`, or `*`."),
+                "Peers whose `forwarded headers` are believed: addresses, networks, `unix`, or `*`."),
+        Setting("forwarded headers", "for, proto", "", _names,
+                "What trusted proxies are believed: `for`, `proto`, `host`, `port` and `prefix` (into SCRIPT_NAME) are "
+                "X-Forwarded-…; `forwarded` is the field of RFC 7239 instead of `for` and `proto`. Name only what the "
+                "proxy sets: the rest is the client's."),
         Setting("head timeout", 10.0, "seconds", _seconds, "How long a request's head may take. 0: for ever."),
         Setting("body timeout", 30.0, "seconds", _seconds, "How long a request's body may pause. 0: for ever."),
         Setting("keep alive", 5.0, "seconds", _seconds,

@@ -386,7 +386,14 @@ class Supervisor:
         return self._succession.pid
 
     def _totals(self) -> dict[str, int]:
-        return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])
+        return self.crew.scoreboard.sums(self._rows())
+
+    def _rows(self) -> list[int]:
+        return [worker.row for worker in self.crew.members.values()]
+
+    def recent_times(self) -> dict[str, int]:
+        """How long the requests of the last minute took."""
+        return self.crew.scoreboard.recent(self._rows())
 
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""

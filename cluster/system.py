@@ -218,6 +218,38 @@ def default_signals() -> None:
             continue
 
 
+class SignalAlarm:
+    """Wakes the hub for signals whose handlers Python itself calls (`signal.signal`), as long as this is not closed.
+
+    Without it, one that comes right before the hub begins to wait is acted upon only when something else wakes it. For
+    the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        for descriptor in (self._reader, self._writer):
+            os.set_blocking(descriptor, False)
+        # `ref`: that a signal may come is no reason for a hub to wait when nothing else is there to wait for
+        self._watcher = gevent.get_hub().loop.io(self._reader, 1, ref=False)
+        self._watcher.start(self._rang)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def _rang(self) -> None:
+        """The handler has run before this: that Python code is about to run was all that it waited for."""
+        with contextlib.suppress(OSError):
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        """In the process that made it, or in one that was forked from it: wake the hub no more."""
+        writer = signal.set_wakeup_fd(-1)
+        if writer not in (-1, self._writer):  # the application's own
+            signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._watcher.stop()
+        self._watcher.close()
+        for descriptor in (self._reader, self._writer):
+            close_descriptor(descriptor)
+
+
 def tell_when_parent_dies(number: int) -> None:
     """Have the kernel send signal *number* to this process when its parent dies (Linux; elsewhere nothing happens).
 

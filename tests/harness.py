@@ -108,7 +108,7 @@ class Script:
         env.pop("PWD", None)
         self.process = subprocess.Popen(
             arguments, cwd=cwd or directory, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=lambda: _begin(preexec), pass_fds=pass_fds,
+            start_new_session=True, preexec_fn=preexec, pass_fds=pass_fds,
         )
         self.session = self.process.pid
         #: the master; changes at a restart
@@ -274,14 +274,6 @@ class Workshop:
         for script in self._scripts:
             script.assert_gone()
         assert [str(path) for path in self.directory.rglob("*") if path.is_socket()] == []
-
-
-def _begin(preexec: Callable[[], None] | None) -> None:
-    """In the child: as a terminal would start it. A shell's background job (a CI's, say) ignores these."""
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    if preexec is not None:
-        preexec()
 
 
 def processes() -> dict[int, dict[str, Any]]:

@@ -168,7 +168,7 @@ class Connection(Receiving):
                 self._wake_body()
         elif state == COLLECT:
             self.refuse(Refused(400, "the body ended early"), self.exchange.environ if self.exchange else None)
-        else:
+        elif state != IDLE or not self.buffer:  # else a request waits in there for `_on_buffered`
             self.close()
 
     def _reset(self) -> None:
@@ -234,8 +234,10 @@ class Connection(Receiving):
             data, self.buffer = self.buffer, b""
             self._resume()
             self.take(data)
-            if self.eof and not (self.state == IDLE and self.buffer):
+            if self.eof:
                 self._on_eof()  # it came before anybody looked at this
+            elif self.engine.ending:
+                self.end_idle()  # it was no more than an empty line
 
     def end_idle(self) -> None:
         """Close an idle connection, unless a request has come at the last moment."""
@@ -247,6 +249,11 @@ class Connection(Receiving):
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
+        if self._reading and self.state != IDLE:  # an idle one is looked at anyway
+            # The worker may have been busy for so long, and what was waited for have come meanwhile.
+            self.on_readable()
+            if self.deadline > monotonic():
+                return
         self.deadline = UNLIMITED
         if self._waiting_write is not None and self._write_until <= monotonic():
             self._waiting_write.throw(WriteStalled("the client does not read"))

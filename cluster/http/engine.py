@@ -64,10 +64,12 @@ class Engine:
         on_error: OnError | None,
         access_log: AccessLog | None,
         proxies: TrustedProxies | None,
+        durations: index.Durations | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
         self.counters = counters
+        self.durations = index.Durations(counters) if durations is None else durations
         self.in_flight = in_flight
         self.on_error = on_error or print_error
         self.access_log = access_log
@@ -140,6 +142,7 @@ class Engine:
         for connection in self.connections:
             connection.let_go()
         self.counters = list(self.counters)
+        self.durations = index.Durations(self.counters)
         self.in_flight = None
         self.access_log = None
         self.observers = ()

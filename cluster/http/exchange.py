@@ -12,9 +12,6 @@ from . import response
 from .errors import BodyError, ClientGone
 from .responding import Responding
 
-#: the index of the histogram's counter by duration in microseconds, for those that are short
-_BUCKET = [index.LATENCY + index.bucket(microseconds / 1e6 + 1e-9) for microseconds in range(2048)]
-_SHORT = len(_BUCKET)
 #: what is told of a request whose client had gone before its answer began, as in nginx; no response, so never counted
 _CLIENT_GONE = 499
 
@@ -59,11 +56,7 @@ class Exchange(Responding):
             counters[index.RESPONSES + self.code // 100] += 1
         else:
             self.code = _CLIENT_GONE
-        microseconds = int((now - self.started) * 1e6)
-        if microseconds < _SHORT:
-            counters[_BUCKET[microseconds]] += 1
-        else:
-            counters[index.LATENCY + index.bucket(now - self.started)] += 1
+        engine.durations.add(now - self.started, now)
         try:
             if self.token is not None and engine.in_flight is not None:
                 engine.in_flight.end(self.token)

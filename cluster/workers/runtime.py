@@ -23,7 +23,15 @@ from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
-from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals, undo_in_child
+from ..system import (
+    SignalAlarm,
+    System,
+    flush_streams,
+    set_title,
+    tell_when_parent_dies,
+    unblock_signals,
+    undo_in_child,
+)
 from ..vhosts import VirtualHosts
 from .failures import Failures, exit_code
 from .forked import when_forked
@@ -170,6 +178,7 @@ class Worker:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
+        self._alarm = SignalAlarm()
         undo_in_child.append(self._unwatch_signals)
         for number in TERMINATING:
             # not through the hub: busy Python code has to be interrupted, too
@@ -187,6 +196,7 @@ class Worker:
         self._caught.append(number)
 
     def _unwatch_signals(self) -> None:
+        self._alarm.close()
         for watcher in self._watchers:
             watcher.stop()
             watcher.close()
