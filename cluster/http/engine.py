@@ -15,6 +15,7 @@ from .. import counters as index
 from .body import EmptyBody
 from .limits import Limits
 from .pool import Pool
+from .refusals import Refusals
 from .request import Environ, HeadParser
 from .response import Clock
 
@@ -77,6 +78,7 @@ class Engine:
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
         self.pool = Pool(self.hub)
+        self.refusals = Refusals(self.loop)
         self.parser = HeadParser(limits)
         self.clock = Clock()
         self.empty_body = EmptyBody()
@@ -145,6 +147,7 @@ class Engine:
         self.durations = index.Durations(self.counters)
         self.in_flight = None
         self.access_log = None
+        self.refusals = Refusals(self.loop)
         self.observers = ()
 
     def observe(self, event: str, data: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from gevent import GreenletExit
 from .. import counters as index
 from . import response
 from .errors import BodyError, ClientGone
+from .refusals import REQUEST
 from .responding import Responding
 
 #: what is told of a request whose client had gone before its answer began, as in nginx; no response, so never counted
@@ -91,6 +92,7 @@ class Exchange(Responding):
         fault = body.fault if body is not None else None
         if isinstance(fault, BodyError) and not self.head_sent:
             status, text = fault.status, fault.reason
+            engine.refusals.count(REQUEST, f"{status} {text}")
         else:
             status, text = 500, ""
             if not isinstance(error, GreenletExit):

@@ -20,6 +20,7 @@ from .errors import Refused
 from .limits import Limits
 from .preface import Preface
 from .proxies import Introduction, TrustedProxies, as_networks
+from .refusals import CONNECTION
 from .request import Environ
 from .wire import IDLE
 
@@ -156,6 +157,7 @@ class HTTPServer:
                     refused = Refused(503, "too many connections")
                     connected.send(b"".join(response.refusal(refused, self._engine.date())))
                 connected.close()
+                self._engine.refusals.count(CONNECTION, "too many connections")
                 return
             if binding.proxy_protocol is not None and peer in binding.proxy_protocol:
                 Preface(self._engine, connected, partial(self._introduced, binding, peer, port))
@@ -190,7 +192,7 @@ class HTTPServer:
             except BlockingIOError:
                 rest = b""
             except OSError:
-                connection.close()
+                connection.broken()
                 return
         self._begin(connection)
         if rest:
@@ -281,6 +283,7 @@ class HTTPServer:
         finally:
             if engine.access_log is not None:
                 engine.access_log.flush()
+            self.tell_refused()
             self._stopped.set()
 
     def stop(self, grace: float = 1.0) -> None:
@@ -292,11 +295,16 @@ class HTTPServer:
         self.stop_accepting()
         for connection in list(self._engine.connections):
             connection.close()
+        self.tell_refused()
         self._stopped.set()
 
     def let_go(self) -> None:
         """In a process that the application has forked: leave connections, counters and logs to the one that serves."""
         self._engine.let_go()
+
+    def tell_refused(self) -> None:
+        """Say now, on standard error, what was refused since it was said last; nothing when that is nothing."""
+        self._engine.refusals.tell()
 
     def _on_closed(self) -> None:
         active = len(self._engine.connections)

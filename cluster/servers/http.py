@@ -96,6 +96,7 @@ class HTTPAdapter:
             access_log=self._log, trusted_proxies=options["trusted proxies"],
             forwarded_headers=options["forwarded headers"], observers=context.observers,
         )
+        atexit.register(self._server.tell_refused)
         self._accepting = Accepting(context.scoreboard, context.row)
         self._held = False
         self._bindings = []
