@@ -6,6 +6,8 @@ of all serving workers, and summing slices of shared memory is one call in C.
 
 from __future__ import annotations
 
+import heapq
+import math
 import mmap
 import operator
 import struct
@@ -32,8 +34,8 @@ from .narration import printable
 #: counters that fall to 0 with their worker; all others go on in the totals
 ACTIVE_FIELDS = frozenset({"connections_active", "requests_active"})
 
-#: rows: workers alive at one time, old and new generation together
-ROWS = 1024
+#: workers that are alive beside two full generations: they drain still, or are about to be replaced
+SPARE = 16
 #: descriptions of what is in flight that a row holds
 NOTES = 32
 NOTE_BYTES = 128
@@ -47,6 +49,11 @@ _INHERITED = frozenset(NAMES) - ACTIVE_FIELDS | set(Times().extremes())
 _NO_TIMINGS = memoryview(bytes(TIMINGS * _WORD)).cast("d")
 
 
+def rows_for(workers: int) -> int:
+    """How many rows it takes to replace as many *workers* by a new generation while the old one serves."""
+    return 2 * workers + SPARE
+
+
 class NoRowLeft(RuntimeError):
     """More workers than the scoreboard has rows."""
 
@@ -54,7 +61,7 @@ class NoRowLeft(RuntimeError):
 class Scoreboard:
     """Anonymous shared memory, made by the master before the first fork; pages cost memory once they are used."""
 
-    def __init__(self, rows: int = ROWS) -> None:
+    def __init__(self, rows: int) -> None:
         head = rows + 8
         words = head + rows * SIZE
         timings = words * _WORD
@@ -75,7 +82,7 @@ class Scoreboard:
         notes = view[notes_from:]
         size = NOTES * NOTE_BYTES
         self._notes = [notes[n * size : (n + 1) * size] for n in range(rows)]
-        self._free = list(range(rows - 1, -1, -1))
+        self._free = list(range(rows))  # a heap: the lowest is taken first, so that few are ever looked at
         #: what workers that are gone counted
         self.totals: dict[str, int] = dict.fromkeys(NAMES, 0)
         #: how long the requests of workers that are gone took: all, and by period those of late
@@ -102,12 +109,17 @@ class Scoreboard:
         """Reserve a row (master). Raises `NoRowLeft`."""
         if not self._free:
             raise NoRowLeft(f"more than {len(self._rows)} workers alive")
-        row = self._free.pop()
+        row = heapq.heappop(self._free)
         self._shared[0] = max(self.used, row + 1)
         return row
 
     def give_back(self, row: int) -> None:
-        """Add the row's totals to those of workers that are gone, and clear it (master, after the worker's death)."""
+        """Add the row's totals to those of workers that are gone, and clear it (master, after the worker's death).
+
+        Done a second time, also where the first was broken off, it counts nothing twice.
+        """
+        if row in self._free:
+            return
         counters, timings = self._rows[row], self._timings[row]
         self._gone.add(all_times(counters, timings))
         now = time.monotonic()
@@ -122,8 +134,7 @@ class Scoreboard:
             counters[index] = 0
         self.serving[row] = 0
         self._notes[row][:] = bytes(len(self._notes[row]))
-        self._free.append(row)
-        self._free.sort(reverse=True)
+        heapq.heappush(self._free, row)
 
     def counters(self, row: int) -> memoryview:
         """The server's counters of a row, as `counters` has them."""
@@ -226,4 +237,5 @@ class InFlight:
     def read(self) -> list[tuple[float, str]]:
         """(when it began, what it is), oldest first. A worker may write anything there, clients through it."""
         notes = [_NOTE.unpack_from(self._memory, token * NOTE_BYTES) for token in range(NOTES)]
-        return sorted((begun, printable(text.rstrip(b"\0").decode("latin-1"))) for begun, text in notes if begun)
+        found = [(begun, text) for begun, text in notes if begun and math.isfinite(begun)]
+        return [(begun, printable(text.rstrip(b"\0").decode("latin-1"))) for begun, text in sorted(found)]

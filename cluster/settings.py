@@ -141,6 +141,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("workers", None, "processes", _count(0),
                 "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
                 "quota counted, rounded up), at least 1."),
+        Setting("max workers", 512, "processes", _count(1, 10_000),
+                "The most workers that `workers`, `resize` and `spawn` may ask for. Memory for their counters is "
+                "laid out at the start, for twice as many: a new generation starts while the old one serves."),
         Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
         Setting("backlog", 2048, "connections", _count(1, _INT),
@@ -177,7 +180,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
-                "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
+                "Give up (exit code 3) after this many worker deaths before any worker was ready. 0: never."),
         Setting("background failures", "report", "", _choice("report", "exit"),
                 "What a thread or greenlet that fails outside a request does to its worker: `report`: it is told, and "
                 "the worker lives on; `exit`: it ends with code 1, after what it has in flight."),

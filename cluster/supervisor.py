@@ -61,6 +61,7 @@ class Supervisor:
             self.changed, self._give_up, self._message,
         )
         self.crew.on_fork = self._let_go
+        self.crew.may_give_up = lambda: plan.predecessor is None or not self._incoming.in_power
         self._main = gevent.getcurrent()
         self._holding = False  # the loop cannot go on before the handlers that run now are done
         self._watchers: Watchers | None = None
@@ -95,8 +96,7 @@ class Supervisor:
             self._system.hangup_ignored = self._watchers.hangup_was_ignored
             self._begin()
             while not self._ended:
-                act, args = self._inbox.take()
-                act(*args)
+                self._step()
         except ForkedChild:
             raise
         except BaseException:  # noqa: BLE001 - whatever it is, no worker may be left behind
@@ -107,6 +107,20 @@ class Supervisor:
             self.exit_code = EXIT_FAILED
         self._leave()
         return self.exit_code
+
+    def _step(self) -> None:
+        """Do one thing. That there is no memory for it costs that thing, not what serves."""
+        args: tuple[Any, ...] = ()
+        try:
+            act, args = self._inbox.take()
+            act(*args)
+        except MemoryError as error:
+            if self.state not in SERVING:
+                raise
+            for result in args:
+                if isinstance(result, Result) and not result.done:
+                    result.fail("out of memory")
+            self.crew.put_off("something that the master was about to do is dropped", error)
 
     def _leave(self) -> None:
         self._go(MasterState.CLOSED, force=True)

@@ -78,6 +78,8 @@ class Replacement:
         self.pid = 0
         #: it is not reaped, so the pid is its own
         self.alive = False
+        #: why its program could not be loaded
+        self.failure = ""
         #: it listens to us
         self.begun = False
         self._system = system
@@ -105,7 +107,7 @@ class Replacement:
                                 "files": files, "data": data, "totals": totals})
             self.pid = self._system.execute(
                 protocol.command_line(), protocol.environment(self._system.pid(), theirs), STARTED_IN,
-                [theirs.fileno(), *sockets.values()],
+                [theirs.fileno(), *sockets.values()], self._not_started,
             )
         except (OSError, ChannelError):
             self._close()
@@ -114,6 +116,9 @@ class Replacement:
             theirs.close()
         self.alive = True
         self._watcher = self._system.watch(self.pid, self._reaped)
+
+    def _not_started(self, error: OSError) -> None:
+        self.failure = f"the new master cannot be started: {error}"
 
     def send(self, message: Message, flush: float = 0.0) -> None:
         """Tell it, when it still listens. *flush*: seconds that this may block, for a process about to end."""
@@ -171,7 +176,6 @@ class Replacement:
         self._close()
         if self._watcher is not None and self.alive:
             self._watcher.stop()
-            self._watcher.close()
 
     def abandon(self) -> None:
         """In a forked child: the connection is the master's."""
@@ -318,7 +322,7 @@ class Outgoing:
             how = (f"was killed by {signal_name(os.WTERMSIG(status))}" if os.WIFSIGNALED(status)
                    else f"ended with exit code {os.WEXITSTATUS(status)}")
             if self.state is State.STARTING:
-                self._fail(f"the new master {how} before it was ready")
+                self._fail(replacement.failure or f"the new master {how} before it was ready")
             elif status == 0 or self._released:
                 self.release()  # somebody has ended the service
             else:
