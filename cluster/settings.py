@@ -141,6 +141,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("workers", None, "processes", _count(0),
                 "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
                 "quota counted, rounded up), at least 1."),
+        Setting("max workers", 512, "processes", _count(1, 10_000),
+                "The most workers that `workers`, `resize` and `spawn` may ask for. Memory for their counters is "
+                "laid out at the start, for twice as many: a new generation starts while the old one serves."),
         Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
         Setting("backlog", 2048, "connections", _count(1, _INT),
@@ -153,6 +156,9 @@ SETTINGS: dict[str, Setting] = {
                 "How long a new master may take to get all its workers ready. 0: as long as it likes."),
         Setting("restart threshold", 5.0, "seconds", _seconds,
                 "A restart asked for sooner than this after the start waits until then. 0: never waits."),
+        Setting("probation", None, "seconds", _seconds,
+                "How long an old master stays, at the least, after a new one has taken over, to serve again if that "
+                "dies. Default: 5; in `development` 0."),
         Setting("restart", "auto", "", _choice("auto", "master", "reload"),
                 "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
                 "docs/restart.md)."),
@@ -174,7 +180,10 @@ SETTINGS: dict[str, Setting] = {
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
-                "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
+                "Give up (exit code 3) after this many worker deaths before any worker was ready. 0: never."),
+        Setting("background failures", "report", "", _choice("report", "exit"),
+                "What a thread or greenlet that fails outside a request does to its worker: `report`: it is told, and "
+                "the worker lives on; `exit`: it ends with code 1, after what it has in flight."),
         Setting("access log", None, "path", _path("a file's path, or `-`"),
                 "Where requests are logged; `-`: standard output."),
         Setting("access log format", None, "", _text,
@@ -197,8 +206,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("max headers", 100, "fields", _count(1), "The most header fields of a request (431 beyond it)."),
         Setting("max head", 65536, "bytes", _count(1), "The longest request line and header fields together (431)."),
         Setting("max connections", 10000, "connections", _count(1),
-                "The most connections of a worker; lowered to what `ulimit -Hn` allows. When it is full, those idle for longest "
-                "make room for new ones."),
+                "The most connections of a worker; lowered to what `ulimit -Hn` allows. When it is full, those idle "
+                "for longest make room for new ones."),
         Setting("signals", {}, "", _signal_map,
                 "Changes which signal means which command: {\"SIGTERM\": \"close\"}; None: the signal is ignored."),
     )

@@ -24,8 +24,10 @@ from .exchange import Exchange
 from .grammar import first_fault
 from .limits import UNLIMITED
 from .receiving import Receiving
+from .refusals import HANDSHAKE, REQUEST
 from .request import Environ
-from .wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD
+from .tls import NOT_TLS, Transport
+from .wire import CLOSED, COLLECT, HEAD, IDLE, RUNNING, UNREAD
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -57,7 +59,7 @@ class Connection(Receiving):
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._reset()
+            self.broken()
             return
         if not data:
             self._on_eof()
@@ -171,7 +173,7 @@ class Connection(Receiving):
         elif state != IDLE or not self.buffer:  # else a request waits in there for `_on_buffered`
             self.close()
 
-    def _reset(self) -> None:
+    def broken(self) -> None:
         """The connection broke."""
         self.eof = True
         self._pause()
@@ -294,6 +296,7 @@ class Connection(Receiving):
         counters = engine.counters
         counters[index.REQUESTS_TOTAL] += 1
         counters[index.RESPONSES + refused.status // 100] += 1
+        engine.refusals.count(REQUEST, f"{refused.status} {refused.reason}")
         head, body = response.refusal(refused, engine.date())
         if environ is not None and environ.get("REQUEST_METHOD") == "HEAD":
             body = b""
@@ -308,12 +311,30 @@ class Connection(Receiving):
         self._linger()
 
 
-
 class TLSConnection(Connection):
     """A connection whose socket is a `tls.Transport`."""
 
     __slots__ = ()
     plain = False
+
+    def broken(self) -> None:
+        transport = self.sock
+        if not isinstance(transport, Transport) or transport.trouble not in NOT_TLS:
+            super().broken()
+            return
+        # Whoever it is can be told, in its own words; what else it sends is read away as what it is.
+        self.sock = transport.given_up()
+        self.refuse(Refused(400, transport.trouble))
+
+    def on_deadline(self) -> None:
+        if isinstance(self.sock, Transport):
+            self.sock.too_late()
+        super().on_deadline()
+
+    def close(self) -> None:
+        if self.state != CLOSED and isinstance(self.sock, Transport) and self.sock.trouble is not None:
+            self.engine.refusals.count(HANDSHAKE, self.sock.trouble)
+        super().close()
 
     def _abort(self) -> None:
         self.sock.skip_goodbye()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import Refused
 from .limits import UNLIMITED
 from .proxies import Introduction, proxy_header
+from .refusals import CONNECTION
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -42,14 +43,14 @@ class Preface:
         except OSError:
             data = b""
         if not data:
-            self.close()
+            self._refuse("the PROXY protocol header ended early")
             return
         self._data += data
         try:
             found = proxy_header(self._data)
-        except Refused:
+        except Refused as refused:
             # Whoever it is, it does not speak the protocol of this listener: nothing to say to it.
-            self.close()
+            self._refuse(refused.reason)
             return
         if found is not None:
             sock, rest = self._sock, self._data[found.size :]
@@ -60,7 +61,15 @@ class Preface:
                 self.engine.release(self)  # after the connection has begun: the server must not look empty in between
 
     def on_deadline(self) -> None:
-        self.end_idle()
+        if self._sock is not None:
+            self._on_readable()  # it may have come at the last moment
+        if self._sock is not None:
+            self._refuse("the PROXY protocol header did not come")
+
+    def _refuse(self, reason: str) -> None:
+        if self._data:  # else it is a look whether somebody listens, as load balancers have
+            self.engine.refusals.count(CONNECTION, reason)
+        self.close()
 
     def end_idle(self) -> None:
         """Close, unless the header has come at the last moment."""

@@ -96,8 +96,8 @@ class Room:
         now = monotonic()
         if now - self._told >= _MINUTE:
             self._told = now
-            print(f"cluster: worker {os.getpid()} cannot take new connections: {error.strerror}; those idle for longest "
-                  "are ended", file=sys.stderr, flush=True)
+            print(f"cluster: worker {os.getpid()} cannot take new connections: {error.strerror}; those idle for "
+                  "longest are ended", file=sys.stderr, flush=True)
         self._scarce = True
         self.make()
 
@@ -112,7 +112,7 @@ class Room:
             found = (
                 (connection.since, number, connection)
                 for number, connection in enumerate(self._engine.connections)
-                if connection.state == IDLE and connection.since <= latest and isinstance(connection, Connection)
+                if connection.state == IDLE and isinstance(connection, Connection) and connection.since <= latest
             )
             self._candidates.extend((since, connection) for since, _, connection in nsmallest(_FOUND, found))
         return None

@@ -20,6 +20,7 @@ from .errors import Refused
 from .limits import Limits
 from .preface import Preface
 from .proxies import Introduction, TrustedProxies, as_networks
+from .refusals import CONNECTION
 from .request import Environ
 from .room import OUT_OF, Room
 from .wire import IDLE
@@ -40,6 +41,7 @@ class HTTPServer:
     :param limits: what clients may send, and how slowly
     :param counters: a mutable sequence of at least `counters.SIZE` integers to count in, for instance shared memory
         cast to ``Q``; a list by default
+    :param durations: what counts how long requests take; default: a `counters.Durations` of *counters*
     :param in_flight: where to note requests while they run
     :param on_error: called with ``sys.exc_info()`` and the environ (None outside a request) when the application
         raised; prints the traceback by default. Must not block.
@@ -62,6 +64,7 @@ class HTTPServer:
         limits: Limits | None = None,
         *,
         counters: MutableSequence[int] | None = None,
+        durations: index.Durations | None = None,
         in_flight: InFlight | None = None,
         on_error: OnError | None = None,
         access_log: AccessLog | None = None,
@@ -76,7 +79,7 @@ class HTTPServer:
         self.counters = counters
         networks = as_networks(trusted_proxies)
         proxies = TrustedProxies(networks, forwarded_headers) if networks is not None else None
-        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies)
+        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies, durations)
         self._engine.on_closed = self._on_closed
         self._engine.observers = observers
         #: for new connections, and how some is made
@@ -157,6 +160,7 @@ class HTTPServer:
                     refused = Refused(503, "too many connections")
                     connected.send(b"".join(response.refusal(refused, self._engine.date())))
                 connected.close()
+                self._engine.refusals.count(CONNECTION, "too many connections")
                 return
             if binding.proxy_protocol is not None and peer in binding.proxy_protocol:
                 Preface(self._engine, connected, partial(self._introduced, binding, peer, port))
@@ -192,7 +196,7 @@ class HTTPServer:
             except BlockingIOError:
                 rest = b""
             except OSError:
-                connection.close()
+                connection.broken()
                 return
         self._begin(connection)
         if rest:
@@ -227,7 +231,7 @@ class HTTPServer:
         self.accepted(descriptor, address, binding)
 
     def _rest(self) -> None:
-        """Leave the listeners alone for a moment, or until a connection has ended: to look at once would find the same."""
+        """Leave the listeners alone for a moment, or until a connection has ended: now nothing would have changed."""
         self._pause()
         if self._retry is None:
             self._retry = self._engine.loop.timer(_REST)
@@ -289,6 +293,7 @@ class HTTPServer:
         finally:
             if engine.access_log is not None:
                 engine.access_log.flush()
+            self.tell_refused()
             self._stopped.set()
 
     def stop(self, grace: float = 1.0) -> None:
@@ -300,11 +305,16 @@ class HTTPServer:
         self.stop_accepting()
         for connection in list(self._engine.connections):
             connection.close()
+        self.tell_refused()
         self._stopped.set()
 
     def let_go(self) -> None:
         """In a process that the application has forked: leave connections, counters and logs to the one that serves."""
         self._engine.let_go()
+
+    def tell_refused(self) -> None:
+        """Say now, on standard error, what was refused since it was said last; nothing when that is nothing."""
+        self._engine.refusals.tell()
 
     def _on_closed(self) -> None:
         active = len(self._engine.connections)

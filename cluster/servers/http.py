@@ -92,10 +92,11 @@ class HTTPAdapter:
         self._log = self._open_log(options)
         self._server = _Server(
             self, None, application, limits(options), counters=context.scoreboard.counters(context.row),
-            in_flight=context.in_flight, on_error=self._report, access_log=self._log,
-            trusted_proxies=options["trusted proxies"], forwarded_headers=options["forwarded headers"],
-            observers=context.observers,
+            durations=context.scoreboard.durations(context.row), in_flight=context.in_flight, on_error=self._report,
+            access_log=self._log, trusted_proxies=options["trusted proxies"],
+            forwarded_headers=options["forwarded headers"], observers=context.observers,
         )
+        atexit.register(self._server.tell_refused)
         self._accepting = Accepting(context.scoreboard, context.row, self._server.room)
         self._bindings = []
         for listener in context.listeners:

@@ -16,7 +16,7 @@ import pytest
 
 from cluster import counters as index
 from cluster.errors import ConfigurationError
-from cluster.http import AccessLog, HTTPServer
+from cluster.http import AccessLog, HTTPServer, Limits, Timeouts, refusals
 from cluster.http.access_log import COMBINED
 
 TEXT = [("Content-Type", "text/plain")]
@@ -123,9 +123,34 @@ def test_h12_a_client_that_has_gone_is_logged_as_499(serve, connect):
     assert not any(served.server.counters[index.RESPONSES_1XX : index.RESPONSES_5XX + 1])
 
 
-def test_h12_refused_requests_are_logged(serve):
-    lines = logged(serve, '%(h)s "%(r)s" %(s)s', b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", app=who)
-    assert lines[0] == '127.0.0.1 "-" 400' and lines[1].endswith(" 400")
+#: requests that are refused, with status and reason
+REFUSED = [
+    (b"nonsense\r\n\r\n", 400, "malformed request line"),
+    (b"GET / HTTP/1.1\r\n\r\n", 400, "missing Host"),
+    (b"BREW /pot HTTP/1.1\r\nHost: x\r\n\r\n", 501, "unknown method"),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", 400, "the body ended early"),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\nab", 400, "the body ended early"),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400, "malformed chunk size"),
+]
+
+
+def reader(environ, start_response):
+    environ["wsgi.input"].read()
+    return who(environ, start_response)
+
+
+def test_h12_refused_requests_are_logged_with_their_reason(serve):
+    """Row T4: behind the line where the format has no place for it, and in no other line."""
+    requests = [request for request, _, _ in REFUSED]
+    lines = logged(serve, "%(h)s %(s)s", *requests, REQUEST, app=reader)
+    assert lines == [f'127.0.0.1 {status} "{reason}"' for _, status, reason in REFUSED] + ["127.0.0.1 200"]
+    lines = logged(serve, "%(s)s [%(reason)s]", *requests, REQUEST, app=reader)
+    assert lines == [f"{status} [" + reason.replace(" ", r"\x20") + "]" for _, status, reason in REFUSED] + ["200 [-]"]
+    records = [json.loads(line) for line in logged(serve, "json", *requests, REQUEST, app=reader)]
+    assert [(record["status"], record.get("reason")) for record in records] == [
+        *((status, reason) for _, status, reason in REFUSED), (200, None)
+    ]  # fmt: skip
+    assert "reason" not in records[-1]
 
 
 def test_h12_file_is_appended_to_in_batches_and_can_be_reopened(serve, tmp_path, connect):
@@ -421,3 +446,61 @@ def test_h12_waiting_for_a_proxy_header_does_not_stop_a_drain(serve, connect):
     helpers.until(lambda: served.server.active == 1)
     served.server.drain(0.05)
     assert served.server.active == 0
+
+
+# --- what was refused is counted --------------------------------------------------------------------------------------
+
+
+def test_missing_proxy_headers_are_counted_by_reason(serve, connect):
+    """Row T4: but a look whether somebody listens is nothing to tell of."""
+    served = serve(who, binding={"proxy_protocol": True}, limits=Limits(timeouts=Timeouts(head=0.2)))
+    counts = served.server._engine.refusals.counts
+    connect(served).close()
+    served.talk(REQUEST)
+    served.talk(REQUEST)
+    served.talk(b"PROXY TCP4 1.2")
+    served.talk(V2 + b"\x21\x11\0\x02xx")
+    late = connect(served)
+    late.sendall(b"PROXY ")
+    silent = connect(served)
+    helpers.until(lambda: served.server.active == 0)
+    assert counts == {
+        ("connection", "no PROXY protocol header"): 2,
+        ("connection", "the PROXY protocol header ended early"): 1,
+        ("connection", "malformed PROXY protocol header"): 1,
+        ("connection", "the PROXY protocol header did not come"): 1,
+    }
+    silent.close()
+
+
+def test_one_line_says_how_many_were_refused_and_why(serve, monkeypatch, capsys):
+    """Row T4: once a minute, in which a server that refuses nothing has no timer."""
+    monkeypatch.setattr(refusals, "MINUTE", 1.0)
+    served = serve(reader)
+    told = served.server._engine.refusals
+    served.talk(REQUEST)
+    assert told._timer is None
+    for request, _, _ in REFUSED:
+        served.talk(request)
+    assert told._timer is not None and capsys.readouterr().err == ""
+    helpers.until(lambda: told._timer is None)
+    assert capsys.readouterr().err == (
+        f"cluster: process {os.getpid()} refused within a minute: 2 requests (400 the body ended early), "
+        "1 request (400 malformed chunk size), 1 request (400 malformed request line), 1 request (400 missing Host), "
+        "1 request (501 unknown method)\n"
+    )
+    served.talk(REQUEST)
+    assert told._timer is None and not told.counts
+    served.talk(b"GET / HTTP/1.1\r\n\r\n")
+    served.server.drain(0)
+    assert capsys.readouterr().err.endswith(" refused within a minute: 1 request (400 missing Host)\n")
+
+
+def test_what_clients_write_never_gets_into_the_line(serve):
+    """Row T4: neither the text nor the number of entries is theirs to choose."""
+    served = serve(reader)
+    for number in range(200):
+        served.talk(b"GET /%d NOISE/%d\r\n\r\n" % (number, number))
+        served.talk(b"BREW%d / HTTP/1.1\r\nX%d: y\r\n\r\n" % (number, number))
+    assert sum(served.server._engine.refusals.counts.values()) == 400
+    assert len(served.server._engine.refusals.counts) < 5
