@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, restart, servers, signals
+from . import certificates, host, importer, servers, signals
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
+from .handover import protocol
 from .importer import Target
 from .kinds import classify
 from .listeners import Listeners
@@ -36,9 +37,9 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
-    predecessor = restart.claim()
+    predecessor = protocol.claim()
     if predecessor is None:
-        os.environ.pop(restart.PARENT, None)  # of another cluster, below which this one was started
+        os.environ.pop(protocol.PARENT, None)  # of another cluster, below which this one was started
     listeners = Listeners()
     for addresses, options in master._addresses:
         listeners.add(addresses, options, master.options["backlog"])
@@ -68,7 +69,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         for check in master._start_checks:
             check(predecessor is not None)
     except BaseException as error:
-        listeners.give_up(taken)
+        listeners.close()
         master._complaints.log(str(error) if isinstance(error, ClusterError) else repr(error))
         raise
     identity = master.identity()
@@ -90,7 +91,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     orders = runtime.Orders(
         emitter=master._emitter,
         options=plan.settings,
-        listeners=list(listeners),
+        listeners=listeners,
         signals=plan.signals,
         base=master.base,
         identity=Identity(*identity) if identity is not None else None,
@@ -118,8 +119,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
 
 def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Master:
     """In a forked child: become a worker and serve. Returns only in an abstract cluster."""
-    worker = runtime.become(seat, orders)
-    master.worker = worker
+    worker = runtime.become(seat, orders, lambda worker: setattr(master, "worker", worker))
     with worker.fatal():
         for plugin in master._worker_plugins:
             plugin(master)

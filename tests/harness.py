@@ -104,7 +104,9 @@ class Script:
     ) -> None:
         env = {key: value for key, value in os.environ.items()
                if not key.startswith("CLUSTER_") and key not in ("NOTIFY_SOCKET", "PORT", "WEB_CONCURRENCY")}
-        env.update({"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})})
+        # in development an old master does not wait how the new one does; those who wait for its end need not either
+        env.update({"CLUSTER_ENV": "development", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+                    **(environment or {})})
         env.pop("PWD", None)
         self.process = subprocess.Popen(
             arguments, cwd=cwd or directory, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

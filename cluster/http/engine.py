@@ -15,6 +15,7 @@ from .. import counters as index
 from .body import EmptyBody
 from .limits import Limits
 from .pool import Pool
+from .refusals import Refusals
 from .request import Environ, HeadParser
 from .response import Clock
 
@@ -64,10 +65,12 @@ class Engine:
         on_error: OnError | None,
         access_log: AccessLog | None,
         proxies: TrustedProxies | None,
+        durations: index.Durations | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
         self.counters = counters
+        self.durations = index.Durations(counters) if durations is None else durations
         self.in_flight = in_flight
         self.on_error = on_error or print_error
         self.access_log = access_log
@@ -75,6 +78,7 @@ class Engine:
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
         self.pool = Pool(self.hub)
+        self.refusals = Refusals(self.loop)
         self.parser = HeadParser(limits)
         self.clock = Clock()
         self.empty_body = EmptyBody()
@@ -140,8 +144,10 @@ class Engine:
         for connection in self.connections:
             connection.let_go()
         self.counters = list(self.counters)
+        self.durations = index.Durations(self.counters)
         self.in_flight = None
         self.access_log = None
+        self.refusals = Refusals(self.loop)
         self.observers = ()
 
     def observe(self, event: str, data: dict[str, Any]) -> None:
