@@ -285,6 +285,8 @@ class Crew:
 
     def _kill(self, worker: WorkerHandle, number: int = signal.SIGKILL) -> None:
         if worker.pid and not worker.reaped:  # afterwards its pid may be somebody else's
+            if number in AT_ONCE:
+                self.scoreboard.at_once[worker.row] = 1  # from us it means that, whatever it means from elsewhere
             self._system.kill(worker.pid, number)
 
     # -- deaths: whatever is raised while one is dealt with, it is dealt with in the end
@@ -503,11 +505,13 @@ class Crew:
             for worker in self.by_slot()
         ]
 
-    def signal_all(self, number: int) -> None:
-        """Send a signal to every worker, and nothing else."""
-        self._announcer.say("kill", signal_name(number))
+    def signal(self, number: int, slot: int | None = None) -> None:
+        """Send a signal to every worker, or to those in *slot*, and nothing else."""
+        if slot is None:
+            self._announcer.say("kill", signal_name(number))
         for worker in list(self.members.values()):
-            self._kill(worker, number)
+            if slot in (None, worker.id):
+                self._kill(worker, number)
 
     def abandon(self) -> None:
         """The supervisor itself failed: kill everything, without a word to anybody."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, servers, signals
+from . import certificates, host, importer, servers
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
 from .handover import protocol
@@ -77,7 +77,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         settings=dict(master.options),
         workers=master.worker_count(),
         listeners=listeners,
-        signals=signals.meaning(master.options["signals"], master.commands.stands_alone),
+        signals=master.meanings(),
         calls=master._calls,
         command=lambda name: master.commands.get(name).run(),
         callback=callback,

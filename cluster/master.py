@@ -53,6 +53,8 @@ class Master(Operations, Extensible):
         self.narrated = False
         #: the worker that this process is; None in the master
         self.worker: Any = None
+        #: whether this is a service by itself, as `cluster serve` is: then TERM closes wherever it runs
+        self.is_service = False
         self._settings = Settings()
         self._emitter = Emitter()
         self._complaints = Complaints()
@@ -306,6 +308,12 @@ class Master(Operations, Extensible):
         if os.geteuid() != 0 and (uid not in (None, os.geteuid()) or gid not in (None, os.getegid())):
             raise ConfigurationError("settings 'user' and 'group' need a master that runs as root")
         return uid, gid, login
+
+    def meanings(self) -> signals.Meanings:
+        """What signals to this master mean. Raises `ConfigurationError`."""
+        around = host.surroundings()
+        return signals.meaning(self._settings["signals"], self._commands.stands_alone,
+                               self.is_service or around.managed, around.foreground)
 
     def worker_count(self) -> int:
         """How many workers are wanted: the setting, or one for each CPU that this process may use."""

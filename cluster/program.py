@@ -169,7 +169,9 @@ def _master(target: str, chdir: str | None) -> Any:
     from .master import Master
 
     patch(lambda text: click.echo(f"cluster: {text}", err=True))
-    return Master(target, base=base)
+    master = Master(target, base=base)
+    master.is_service = True
+    return master
 
 
 def _warn_in_one_line(

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from .. import channel
+from .. import channel, host
 from ..announcer import Announcer
 from ..channel import Channel, Message
 from ..errors import ChannelError
@@ -103,8 +103,8 @@ class Replacement:
                 lambda reason: self._inbox.put(self._lost, self, reason),
             )
             self._channel.start()
-            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets,
-                                "files": files, "data": data, "totals": totals})
+            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets, "files": files,
+                                "data": data, "totals": totals, "surroundings": host.surroundings()._asdict()})
             self.pid = self._system.execute(
                 protocol.command_line(), protocol.environment(self._system.pid(), theirs), STARTED_IN,
                 [theirs.fileno(), *sockets.values()], self._not_started,

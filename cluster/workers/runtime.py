@@ -49,6 +49,9 @@ _MASTER_DIED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SI
 #: seconds to send the last messages
 FLUSH = 1.0
 
+#: signals that may mean the end at once
+TERMINATING = frozenset({signal.SIGTERM, signal.SIGINT})
+
 _current: Worker | None = None
 
 
@@ -63,8 +66,8 @@ class Orders(NamedTuple):
     emitter: Emitter
     options: Mapping[str, Any]
     listeners: Iterable[Listener]
-    #: signal number → command, as the master has it
-    signals: Mapping[int, str | None]
+    #: signal number → commands, as the master has it
+    signals: Mapping[int, tuple[str, ...]]
     #: directory that relative names are taken against
     base: str
     identity: Identity | None
@@ -164,25 +167,32 @@ class Worker:
         self._emitter.dispatch("after fork", self)
 
     def _install_signals(self) -> None:
-        meaning = self._orders.signals
+        meaning = {number: commands[0] if commands else None for number, commands in self._orders.signals.items()}
         draining = {signal.SIGQUIT} | {number for number, command in meaning.items() if command == "close"}
         ignored = {number for number, command in meaning.items() if command not in ("close", "destroy")}
         ignored = (ignored | {signal_number(name) for name in IGNORED_BY_WORKERS}) - draining
-        for number in ignored:
+        self._draining, self._ignored = draining, ignored
+        for number in ignored - TERMINATING:
             self._catch(number, lambda caught: None)  # not SIG_IGN, which programs started from here would inherit
             signal.siginterrupt(number, False)
         loop = gevent.get_hub().loop
         self._watchers = []
-        for number in draining:
+        for number in draining - TERMINATING:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
         self._alarm = SignalAlarm()
         undo_in_child.append(self._unwatch_signals)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if number not in draining | ignored:
-                # not through the hub: busy Python code has to be interrupted, too
-                self._catch(number, self._termination.begin)
+        for number in TERMINATING:
+            # not through the hub: busy Python code has to be interrupted, too
+            self._catch(number, self._asked_to_end)
+
+    def _asked_to_end(self, number: int) -> None:
+        """TERM or INT has come; in its handler. The master notes before its own that they mean the end at once."""
+        if self._scoreboard.at_once[self._row] or number not in self._draining | self._ignored:
+            self._termination.begin(number)
+        elif number in self._draining:
+            gevent.get_hub().loop.run_callback_threadsafe(self.drain)
 
     def _catch(self, number: int, act: Callable[[int], Any]) -> None:
         signal.signal(number, lambda caught, frame: act(caught))
