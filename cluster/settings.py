@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .errors import ConfigurationError, did_you_mean
+from .errors import ConfigurationError, did_you_mean, unusable
 from .events import normal
 
 Check = Callable[[Any], Any]
@@ -85,6 +85,8 @@ def _path(right: str) -> Check:
         path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
         if not isinstance(path, str) or not path:
             raise ValueError(right)
+        if reason := unusable(path):
+            raise ValueError(f"{right}, and {reason}")
         return path
 
     return check
