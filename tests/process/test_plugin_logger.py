@@ -355,7 +355,7 @@ LOGGING = """
 
 @pytest.mark.parametrize("plugin", ["logger()", 'logger(format="json")', "exceptions()"])
 def test_an_application_named_by_a_string_can_log(shop: Workshop, plugin: str) -> None:
-    """Fault: it had no way to the log. Its lines are in master.log, also while the master is stopped; else on stderr."""
+    """Fault: it had no way to the log. They are in master.log, also while the master is stopped; else on stderr."""
     shop.write("logging_app.py", LOGGING)
     server = shop.script(f"""
         m = cluster("logging_app:app").set(workers=1).use(package.{plugin})
