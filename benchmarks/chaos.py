@@ -34,6 +34,8 @@ CONNECTIONS = 16
 WORKERS = 4
 #: seconds until the cluster has to be as it should be again, after all acts
 CALM = 60.0
+#: seconds within which the clients of a killed worker have noticed
+NOTICED = 10.0
 #: bytes of the file system that is filled up
 DISK = 512 * 1024
 
@@ -94,8 +96,8 @@ class Chaos:
         self.directory = directory
         self.random = random.Random(seed)
         self.begun = time.monotonic()
-        #: local ports of clients whose connection was a killed worker's
-        self.doomed: set[int] = set()
+        #: local ports of clients whose connection was a killed worker's, with the time: ports are used again
+        self.doomed: dict[int, float] = {}
         self.expected: Counter[str] = Counter()
         self.findings: list[str] = []
         self.acts: Counter[str] = Counter()
@@ -125,7 +127,8 @@ class Chaos:
 
     def failed(self, port: int, kind: str, detail: str) -> None:
         """A request failed on a connection from local *port*."""
-        if port in self.doomed and kind in ("closed", "cut", "reset"):
+        killed = self.doomed.pop(port, None)
+        if killed is not None and time.monotonic() - killed < NOTICED and kind in ("closed", "cut", "reset"):
             self.expected[kind] += 1
         else:
             self.finding(f"a request failed: {kind} ({detail}), client port {port}")
@@ -261,7 +264,7 @@ class Chaos:
         pid = self.random.choice(found)
         self.send(pid, signal.SIGSTOP)
         self.wait(lambda: processes.state(pid) in ("T", "", "Z"), 2)
-        self.doomed |= self.clients_of(pid)
+        self.doomed.update(dict.fromkeys(self.clients_of(pid), time.monotonic()))
         self.send(pid, signal.SIGKILL)
 
     def stop_worker(self) -> None:
@@ -455,6 +458,8 @@ class Chaos:
             print(f"requests {report.requests}, answered {report.answered}, failed {report.failed}, "
                   f"refused {report.failures['refused']} ({report.seconds:.0f} s; "
                   f"p99 {report.latency(0.99) * 1000:.1f} ms, longest {report.latency(1.0) * 1000:.0f} ms)")
+            causes = ", ".join(f"{count} {kind}" for kind, count in report.failures.items()) or "none"
+            print(f"failures by cause: {causes}")
         print(f"of these on connections of killed workers: {sum(self.expected.values())} {dict(self.expected)}")
         print(f"findings {len(self.findings)}")
         for line in self.findings:

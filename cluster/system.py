@@ -64,18 +64,17 @@ class System:
                 stream.flush()
             except (AttributeError, OSError, ValueError):
                 pass
+        at_fork.go_first()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        at_fork.act = _forget_master_or_end
         try:
             pid = _fork()
         except BaseException:
+            at_fork.act = None
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise
+        at_fork.act = None
         if pid == 0:
-            try:
-                forget_master()
-            except BaseException:  # noqa: BLE001 - nothing may escape into a copy of the master
-                traceback.print_exc()
-                os._exit(1)
             return 0
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
@@ -179,6 +178,51 @@ class System:
             return len(sys._current_frames())
 
 
+class AtFork:
+    """What is to be done in each forked child before the hooks that libraries gave to `os.register_at_fork`.
+
+    They are called inside the fork, in the order in which they were registered, which may have been before anybody
+    thought of a cluster; and they may start threads, which are greenlets of the hub that is there.
+    """
+
+    def __init__(self) -> None:
+        #: None: nothing
+        self.act: Callable[[], None] | None = None
+        hook = self._forked
+        os.register_at_fork(after_in_child=hook)
+        # the interpreter's own list of them, which nothing else gives; looked for while there is little to look at
+        found = [one for one in gc.get_referrers(hook) if type(one) is list and one and one[-1] is hook]
+        self._hooks: list[Any] = found[0] if len(found) == 1 else []
+
+    def _forked(self) -> None:
+        if self.act is not None:
+            self.act()
+
+    def go_first(self) -> None:
+        """Take the place before all others, but for Python's own hook for threads, and gevent's.
+
+        gevent's is registered when it patches, and expects that none before it has started a thread.
+        """
+        def place(hook: Any) -> int:
+            module = getattr(hook, "__module__", None)
+            name = getattr(hook, "__name__", None)
+            if (module, name) == ("threading", "_after_fork"):
+                return 0
+            if (module, name) == ("gevent.threading", "after_fork_in_child"):
+                return 1
+            return 2 if hook == self._forked else 3
+
+        self._hooks.sort(key=place)
+
+
+def _forget_master_or_end() -> None:
+    try:
+        forget_master()
+    except BaseException:  # noqa: BLE001 - nothing may escape into a copy of the master
+        traceback.print_exc()
+        os._exit(1)
+
+
 class Child:
     """Waits for the end of a child of this process, and tells of it until that was taken."""
 
@@ -253,6 +297,9 @@ def forget_master() -> None:
     default_signals()
     gevent.get_hub()
     forget_exit_hooks()
+
+
+at_fork = AtFork()
 
 
 def forget_hub(hub: Any) -> None:
