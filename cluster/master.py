@@ -14,7 +14,7 @@ from .addresses import check_options as check_listener_options
 from .addresses import parse as parse_address
 from .commands import Commands
 from .complaints import Complaints
-from .errors import ConfigurationError, did_you_mean
+from .errors import ConfigurationError, did_you_mean, unusable
 from .events import CATALOGUE, Emitter, normal
 from .extending import Extensible, call_plugin, check_plugin
 from .importer import Target
@@ -42,6 +42,8 @@ class Master(Operations, Extensible):
     def __init__(self, server: Any = None, base: str | None = None) -> None:
         super().__init__()
         kinds.classify(server)
+        if base is not None and (reason := unusable(base)):
+            raise ConfigurationError(f"base cannot be {base!r}: {reason}")
         self.server = server
         #: directory that relative names are taken against
         self.base = os.path.abspath(base) if base is not None else host.script_directory()
@@ -291,7 +293,7 @@ class Master(Operations, Extensible):
             if user is not None:
                 entry = pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
                 uid, gid, login = entry.pw_uid, entry.pw_gid, entry.pw_name
-        except KeyError:
+        except (KeyError, ValueError):  # ValueError: a text that can be no name
             if not isinstance(user, int):
                 raise ConfigurationError(f"setting 'user': there is no user {user!r}") from None
             uid = user
@@ -301,7 +303,7 @@ class Master(Operations, Extensible):
         try:
             if group is not None:
                 gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
-        except KeyError:
+        except (KeyError, ValueError):
             raise ConfigurationError(f"setting 'group': there is no group {group!r}") from None
         if os.geteuid() != 0 and (uid not in (None, os.geteuid()) or gid not in (None, os.getegid())):
             raise ConfigurationError("settings 'user' and 'group' need a master that runs as root")

@@ -101,7 +101,10 @@ def serve(
             name, equals, value = setting.partition("=")
             if not equals:
                 raise OneLine(f"--set takes NAME=VALUE, not {setting!r}")
-            master.set(name.strip(), value)
+            try:
+                master.set(name.strip(), value)
+            except UserWarning as warning:  # where warnings are errors
+                raise OneLine(str(warning)) from None
         for address in [] if as_job else addresses or [_default_address()]:
             master.bind(address)
         if master.environment == "development":

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .errors import ConfigurationError, did_you_mean
+from .errors import ConfigurationError, did_you_mean, unusable
 from .events import normal
 
 Check = Callable[[Any], Any]
@@ -85,6 +85,8 @@ def _path(right: str) -> Check:
         path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
         if not isinstance(path, str) or not path:
             raise ValueError(right)
+        if reason := unusable(path):
+            raise ValueError(f"{right}, and {reason}")
         return path
 
     return check
@@ -211,7 +213,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("max header", 8192, "bytes", _count(1), "The longest header field (431 beyond it)."),
         Setting("max headers", 100, "fields", _count(1), "The most header fields of a request (431 beyond it)."),
         Setting("max head", 65536, "bytes", _count(1), "The longest request line and header fields together (431)."),
-        Setting("max connections", 10000, "connections", _count(1), "The most connections of a worker."),
+        Setting("max connections", 10000, "connections", _count(1),
+                "The most connections of a worker; lowered to what `ulimit -Hn` allows. When it is full, those idle "
+                "for longest make room for new ones."),
         Setting("signals", "auto", "", _signal_map,
                 "What signals to the master mean. `auto`: see docs/signals.md. A map such as {\"SIGTERM\": \"close\"} "
                 "changes what it names: to a command, a pair of them (the second for who asks again), None (ignored) "

@@ -180,7 +180,11 @@ def work(module: str, descriptor: int) -> None:
     for name in (*IGNORED_BY_WORKERS, "SIGQUIT"):  # to the whole process group; the master hangs up when it is time
         signal.signal(signal_number(name), signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it as SIGTERM does, without a traceback
-    connection = _socket(fileno=descriptor)
+    with _socket(fileno=descriptor) as connection:
+        _serve(module, connection)
+
+
+def _serve(module: str, connection: Any) -> None:
     settings = channel.read_one(connection, _FOR_EVER)
     while settings is not None and (message := channel.read_one(connection, _FOR_EVER)) is not None:
         answer: Message = {"t": "done"}
