@@ -28,6 +28,25 @@ def cpus(read: Callable[[str], str] | None = None) -> int:
     return max(1, available)
 
 
+#: more than any process here opens; a limit of a thousand million makes programs slow that close "all" descriptors
+_MANY_DESCRIPTORS = 1 << 20
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process, and those it starts, have as many descriptors as it may. Returns how many."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MANY_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft  # what the system calls unlimited is less than it gives (macOS)
+    return wanted
+
+
 def cpu_quota(read: Callable[[str], str]) -> float | None:
     """CPUs that the control groups (version 2 or 1) grant, or None when they set no limit.
 

@@ -34,6 +34,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     """Check, bind, have plugins check, fork, supervise; see `Master.start`."""
     target = master.check()
     host.fill_standard_descriptors()
+    descriptors = host.raise_descriptor_limit()
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
@@ -56,6 +57,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if listeners:
         known = target is None or master.options["preload"]
         servers.prepare(server if known else None, master.options, master.base, listeners)
+        _fit_connections(master, server if known else None, descriptors)
     if isinstance(server, VirtualHosts) and master.options["preload"]:
         server = server.load(master.base)
     if master.options["preload"]:
@@ -115,6 +117,17 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
             raise SystemExit(code)
         return master
     return _work(master, seat, orders, server)
+
+
+def _fit_connections(master: Master, server: Any, descriptors: int) -> None:
+    """Lower `max connections`, and say so, where a process may not have so many descriptors."""
+    wanted: int = master.options["max connections"]
+    fitting = servers.fitting_connections(server, wanted, descriptors)
+    if fitting < wanted:
+        master.options.set("max connections", fitting)
+        master._complaints.say(
+            f"max connections is {fitting} and not {wanted}: a process may have {descriptors} descriptors here "
+            "(ulimit -n), of which each worker keeps some for itself and its application")
 
 
 def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Master:

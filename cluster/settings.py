@@ -213,7 +213,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("max header", 8192, "bytes", _count(1), "The longest header field (431 beyond it)."),
         Setting("max headers", 100, "fields", _count(1), "The most header fields of a request (431 beyond it)."),
         Setting("max head", 65536, "bytes", _count(1), "The longest request line and header fields together (431)."),
-        Setting("max connections", 10000, "connections", _count(1), "The most connections of a worker."),
+        Setting("max connections", 10000, "connections", _count(1),
+                "The most connections of a worker; lowered to what `ulimit -Hn` allows. When it is full, those idle "
+                "for longest make room for new ones."),
         Setting("signals", "auto", "", _signal_map,
                 "What signals to the master mean. `auto`: see docs/signals.md. A map such as {\"SIGTERM\": \"close\"} "
                 "changes what it names: to a command, a pair of them (the second for who asks again), None (ignored) "

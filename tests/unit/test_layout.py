@@ -62,7 +62,7 @@ NEVER = {
 }
 #: `http` can run alone, so it says by itself what it has to say; a Date field and a log line hold the time of day
 PERMITTED = {"http.engine": {"print"}, "http.access_log": {"print", "time.time"}, "http.response": {"time.time"},
-             "http.refusals": {"print"}}
+             "http.refusals": {"print"}, "http.room": {"print"}}
 #: modules that would start a thread, or a second event loop, in the master
 FORBIDDEN_IMPORTS = {"subprocess", "multiprocessing", "asyncio", "concurrent", "watchdog", "watchfiles"}
 
