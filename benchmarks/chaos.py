@@ -395,7 +395,13 @@ class Chaos:
                 return False
             return ready == there == target
 
-        if not self.wait(calm, CALM):
+        def calm_for_a_while() -> bool:
+            if not calm():
+                return False
+            time.sleep(0.4)  # what was asked for a moment ago has begun by then
+            return calm()
+
+        if not self.wait(calm_for_a_while, CALM):
             self.finding(f"not calm after {CALM:g} s: {last}")
 
     def run(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import signal
+import socket
 import struct
 import sys
 import time
@@ -422,8 +423,28 @@ def close_descriptor(descriptor: int) -> None:
         pass
 
 
-def set_title(title: str) -> None:
-    """What `ps` shows for this process."""
+def peer(connection: Any, platform: str = sys.platform) -> tuple[int | None, int | None]:
+    """Process id and user id of whoever is at the other end of a unix socket; None for what the system does not tell.
+
+    Who asks in order to let somebody in must take None for a stranger. *platform*: as `sys.platform` names it.
+    """
+    pid = uid = None
+    try:
+        if platform == "linux":
+            pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, 17, 12))  # SO_PEERCRED
+        elif platform == "darwin":  # not in Python's socket module: SOL_LOCAL is 0, LOCAL_PEERCRED 1, LOCAL_PEERPID 2
+            version, found = struct.unpack_from("=II", connection.getsockopt(0, 1, 76))  # struct xucred
+            uid = found if version == 0 else None
+            pid = struct.unpack("=i", connection.getsockopt(0, 2, 4))[0]
+    except (OSError, struct.error):
+        pass
+    return pid or None, uid
+
+
+def set_title(title: str, platform: str = sys.platform) -> None:
+    """What `ps` shows for this process. Nothing happens on macOS, where setting it before and after a fork crashes."""
+    if platform == "darwin":
+        return
     from setproctitle import setproctitle
 
     setproctitle(title)

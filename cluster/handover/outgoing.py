@@ -109,7 +109,7 @@ class Replacement:
                 protocol.command_line(), protocol.environment(self._system.pid(), theirs), STARTED_IN,
                 [theirs.fileno(), *sockets.values()], self._not_started,
             )
-        except (OSError, ChannelError):
+        except (OSError, ChannelError, MemoryError):
             self._close()
             raise
         finally:
@@ -281,8 +281,8 @@ class Outgoing:
         replacement = Replacement(self._system, self._inbox, self._heard, self._died, self._lost)
         try:
             replacement.start(self._listeners, data, self._owner.totals())
-        except (OSError, ChannelError) as error:
-            self._fail(f"the new master cannot be started: {error}")
+        except (OSError, ChannelError, MemoryError) as error:
+            self._fail(f"the new master cannot be started: {error or type(error).__name__}")
             return
         self._replacement = replacement
         self._after(self._policy.timeout, self._late, replacement)
