@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, restart, servers, signals
+from . import certificates, host, importer, output, restart, servers, signals
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
 from .importer import Target
@@ -28,14 +28,25 @@ from .workers.identity import Identity
 if TYPE_CHECKING:
     from .master import Master
 
+#: seconds that whoever reads what we print has at the end of the master
+LAST_WORDS = 1.0
+
 
 def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     """Check, bind, have plugins check, fork, supervise; see `Master.start`."""
+    try:
+        return _run(master, callback)
+    finally:
+        output.give_back(LAST_WORDS)
+
+
+def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     target = master.check()
     host.fill_standard_descriptors()
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
+    output.take_over("stdout", "stderr")
     predecessor = restart.claim()
     if predecessor is None:
         os.environ.pop(restart.PARENT, None)  # of another cluster, below which this one was started
@@ -104,6 +115,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     try:
         code = supervisor.run()
     except ForkedChild as child:
+        output.give_back()  # what an application prints is its own affair
         seat = child.seat
         child.__traceback__ = None
     else:

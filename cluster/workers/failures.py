@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import traceback
 import weakref
@@ -16,6 +15,7 @@ from ..channel import Message
 from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ConfigurationError
 from ..narration import printable
+from ..output import Saying, say
 
 #: the most of a message, of a traceback, and of what was going on that the master is told, in characters
 MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
@@ -39,17 +39,15 @@ class Failures:
 
     def watch(self) -> None:
         """Look after greenlets and threads that fail."""
-        gevent.get_hub().handle_error = self._greenlet_failed
+        hub = gevent.get_hub()
+        hub.handle_error = self._greenlet_failed
+        hub.exception_stream = Saying()
         threading.excepthook = self._thread_failed
 
     def in_request(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
         doing = printable(doing)
-        try:
-            sys.stderr.write(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
+        say(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
         self.report(error, fatal=False, doing=doing)
 
     def report(self, error: BaseException, fatal: bool = True, text: str | None = None, doing: str = "") -> None:
