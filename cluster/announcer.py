@@ -14,6 +14,10 @@ from .events import Emitter
 FAILURES: tuple[type[BaseException], ...] = (Exception, SystemExit, gevent.Timeout)
 
 
+#: seconds until what there was no memory for is tried again
+AGAIN = 0.5
+
+
 class Announcer:
     """Queues events and hands them to the emitter one after the other. A handler that blocks delays only handlers."""
 
@@ -38,7 +42,14 @@ class Announcer:
     def _run(self) -> None:
         while True:
             act, args = self._queue.get()
-            act(*args)
+            while True:
+                try:
+                    act(*args)
+                except MemoryError:  # a handler's own is reported; this one must not keep later events from being told
+                    if act != self._emitter.dispatch:  # somebody waits for it
+                        gevent.sleep(AGAIN)
+                        continue
+                break
 
     def close(self) -> None:
         """Handle no more events."""

@@ -71,10 +71,16 @@ class Complaints:
     def subscribe(self, emitter: Emitter, narrated: Callable[[], bool]) -> None:
         """Report the failures among the events, unless a plugin does (*narrated*)."""
 
-        def report(name: str, words: Callable[..., str]) -> None:
-            emitter.add(name, lambda *args: None if narrated() else self.say(words(*args)))
+        def report(name: str, words: Callable[..., str | None]) -> None:
+            def tell(*args: Any) -> None:
+                text = None if narrated() else words(*args)
+                if text is not None:
+                    self.say(text)
 
-        report("worker killed", narration.died)
+            emitter.add(name, tell)
+
+        report("worker killed", narration.died_rarely)
+        report("worker waiting", narration.waiting_rarely)
         report("worker timeout", narration.overdue)
         report("restart failed", lambda reason: f"restart failed: {reason}; this master serves on")
         report("reload failed", lambda generation, reason: f"reload failed: {reason}; the old workers serve on")

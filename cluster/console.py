@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,74 @@ from typing import Any
 import click
 
 from .remote import MORE, PROMPT, NotRunning, Remote
+from .system import close_descriptor
 
 #: seconds in which a new master is waited for, after the old one should have ended
 RECONNECT = 30.0
 _HISTORY = "~/.cluster_history"
+
+
+class Interrupts:
+    """Has Ctrl-C acted upon wherever the program waits. A context manager, for the main thread.
+
+    Python looks for signals before it begins to wait and when one comes while it waits; one that comes in between is
+    seen with the next key, or the next word of the master. So a thread hears of each, and sends the program another one
+    until that is seen, which then acts: raised by the first, an exception would be in the way of the second. A SIGINT
+    that is ignored, as in the background of a shell script, stays so.
+    """
+
+    #: seconds between those
+    PAUSE = 0.05
+
+    def __init__(self) -> None:
+        #: what Ctrl-C does; None: it raises KeyboardInterrupt
+        self.act: Callable[[], None] | None = None
+        self._before: dict[int, Any] = {}
+        self._pressed = False
+        self._looked = False
+        self._listening = False
+
+    def __enter__(self) -> Interrupts:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            return self
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._listening = True
+        self._thread = threading.Thread(target=self._listen, args=(threading.get_ident(),), daemon=True)
+        self._thread.start()
+        for number, handler in ((signal.SIGINT, self._press), (signal.SIGURG, self._look)):
+            self._before[number] = signal.signal(number, handler)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        if self._listening:
+            self._listening = False
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            close_descriptor(self._writer)
+            self._thread.join()
+            close_descriptor(self._reader)
+
+    def _press(self, number: int, frame: object) -> None:
+        self._pressed = True
+
+    def _look(self, number: int, frame: object) -> None:
+        self._looked = True
+        if self._pressed:
+            self._pressed = False
+            if self.act is None:
+                raise KeyboardInterrupt
+            self.act()
+
+    def _listen(self, program: int) -> None:
+        while data := os.read(self._reader, 1):
+            if data[0] == signal.SIGINT:
+                self._looked = False
+                while self._listening and not self._looked:
+                    signal.pthread_kill(program, signal.SIGURG)
+                    time.sleep(self.PAUSE)
 
 
 class Console:
@@ -25,6 +90,7 @@ class Console:
     def __init__(self, connect: Callable[[], Remote]) -> None:
         self._connect = connect
         self._remote = connect()
+        self._interrupts = Interrupts()
         self._matches: list[str] = []
         #: seconds that the old master may take to end, after which the new one listens; None: as long as it likes
         self._drain: float | None = 0.0
@@ -32,7 +98,7 @@ class Console:
     def run(self) -> int:
         """Until the end of the input or of the cluster. Returns the exit code."""
         prompt = PROMPT
-        with self._editing():
+        with self._interrupts, self._editing():
             while True:
                 try:
                     try:
@@ -66,7 +132,7 @@ class Console:
         """
         pressed = False
 
-        def press(number: int, frame: object) -> None:
+        def press() -> None:
             nonlocal pressed
             if pressed:
                 raise KeyboardInterrupt
@@ -75,11 +141,11 @@ class Console:
 
         self._remote.send({"line": line})
         # an exception might come in the middle of a message, whose beginning would then be lost
-        before = signal.signal(signal.SIGINT, press)
+        self._interrupts.act = press
         try:
             return self._answer()
         finally:
-            signal.signal(signal.SIGINT, before)
+            self._interrupts.act = None
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request and show what comes until its answer. Raises `NotRunning`."""

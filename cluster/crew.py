@@ -15,8 +15,9 @@ from .complaints import Complaints
 from .errors import ChannelError
 from .events import Emitter
 from .inbox import Inbox
+from .narration import Told, harmless, printable, worth_telling
 from .respawn import Respawn
-from .scoreboard import NoRowLeft, Scoreboard
+from .scoreboard import NoRowLeft, Scoreboard, rows_for
 from .signals import AT_ONCE
 from .signals import name as signal_name
 from .states import WorkerState
@@ -34,7 +35,12 @@ _SENT_TO_GROUPS = (signal.SIGTERM, signal.SIGINT)
 SILENT = 1.0
 #: seconds until the next try when a fork has failed
 FORK_PAUSE = 1.0
-
+#: seconds between two looks at what could not be finished, for want of memory or descriptors
+UNFINISHED = 0.5
+#: what the system refuses for a while: what was begun is tried again until it is done
+REFUSALS = (MemoryError, OSError)
+#: the most of a worker's own words that one line holds, in characters
+WORDS = 500
 
 
 class Seat(NamedTuple):
@@ -71,7 +77,9 @@ class Crew:
         on_give_up: Callable[[int], None],
         on_message: Callable[[WorkerHandle, Message], None],
     ) -> None:
-        self.scoreboard = Scoreboard()
+        #: the most workers that there may be at once, of one generation
+        self.maximum: int = settings["max workers"]
+        self.scoreboard = Scoreboard(rows_for(self.maximum))
         self.members: dict[int, WorkerHandle] = {}
         #: how many workers there should be
         self.target = 0
@@ -79,6 +87,8 @@ class Crew:
         self.generation = 1
         #: whether missing workers are replaced
         self.maintaining = False
+        #: asked before it gives up: a master whose predecessor served and is gone has nobody to leave that to
+        self.may_give_up: Callable[[], bool] = lambda: True
         #: called in each forked child, to let go of what else is the master's
         self.on_fork: Callable[[], None] = lambda: None
         self._system = system
@@ -89,6 +99,14 @@ class Crew:
         self._timeout: float = settings["timeout"]
         self._startup_timeout: float = settings["startup timeout"]
         self._respawn = Respawn(settings["abort deaths"])
+        self._unfinished = inbox.repeater(UNFINISHED, self.finish)
+        #: something has been put off since the last look
+        self._left = False
+        self._told = Told()
+        self._troubles = Told()
+        #: forks that failed in a row, and when the next is tried
+        self._refused = 0
+        self._refused_until = 0.0
         self._on_change = on_change
         self._on_give_up = on_give_up
         self._on_message = on_message
@@ -124,8 +142,14 @@ class Crew:
 
     def maintain(self) -> None:
         """Fork what is missing, as far as back-off allows."""
-        if not self.maintaining:
-            return
+        try:
+            self._fill()
+        except REFUSALS as error:
+            self.put_off("filling empty slots is put off", error)
+
+    def _fill(self) -> None:
+        if not self.maintaining or self._system.now() < self._refused_until:
+            return  # the timer calls us again
         taken = {(worker.group, worker.id) for worker in self.current()}
         now = self._system.now()
         for slot in range(self.target):
@@ -136,53 +160,77 @@ class Crew:
             if wait > 0:
                 continue  # its timer calls us again
             self._not_before.pop(key, None)
-            self.spawn(slot, self.generation)
+            if not self.spawn(slot, self.generation).alive:
+                return  # nor could the others be forked
 
     def spawn(self, slot: int, generation: int, timed: bool = True) -> WorkerHandle:
-        """Fork one worker. In the child `ForkedChild` is raised. *timed*: kill it at the startup timeout."""
+        """Fork one worker. In the child `ForkedChild` is raised. *timed*: kill it at the startup timeout.
+
+        When that fails the worker that is returned is dead, and has no pid. Whatever can fail is done before the fork:
+        a process that nobody watches would serve on for ever.
+        """
         uid = self._next_uid
         self._next_uid += 1
         worker = WorkerHandle(slot, uid, generation, "", self._system.now)
-        ends: tuple[Any, ...] = ()
+        theirs: Any = None
         try:
+            worker.failures = self._respawn.failures((worker.group, slot))
             worker.row = self.scoreboard.take()
-            ends = ours, theirs = channel.pair()
+            worker.notes = self.scoreboard.in_flight(worker.row)
+            ours, theirs = channel.pair()
+            worker.channel = Channel(
+                ours,
+                lambda message: self._inbox.put(self._heard, worker, message),
+                lambda reason: self._inbox.put(self._lost, worker, reason),
+            )
+            worker.channel.start()
+            if timed and self._startup_timeout:
+                worker.timers.append(self._inbox.later(self._startup_timeout, self._late, worker))
             self._emitter.dispatch("before fork", worker)
             worker.started = self._system.now()
-            pid = self._system.fork()
-        except (OSError, NoRowLeft) as error:
-            for end in ends:
-                end.close()
-            if worker.row >= 0:
-                self.scoreboard.give_back(worker.row)
-            reason = getattr(error, "strerror", None) or error
-            self._complaints.say(f"cannot fork a worker: {reason}; trying again in {FORK_PAUSE:g} s")
-            self._hold_back(("", slot), FORK_PAUSE)
-            self._boarding.discard(uid)
-            worker.go(WorkerState.DEAD)  # there is no process: pid 0 would mean our own group
+            self.members[uid] = worker
+            worker.pid = self._system.fork()
+            if worker.pid == 0:
+                raise self._in_child(Seat(slot, uid, generation, worker.row, theirs, self.scoreboard))
+            worker.watcher = self._system.watch(worker.pid, lambda _, status: self._reaped(worker, status))
+            theirs.close()
+        except (*REFUSALS, NoRowLeft) as error:
+            if theirs is not None:
+                theirs.close()
+            self._not_born(worker, error)
             return worker
-        if pid == 0:
-            raise self._in_child(Seat(slot, uid, generation, worker.row, theirs, self.scoreboard), ours)
-        theirs.close()
-        worker.pid = pid
-        worker.notes = self.scoreboard.in_flight(worker.row)
-        worker.channel = Channel(
-            ours,
-            lambda message: self._inbox.put(self._heard, worker, message),
-            lambda reason: self._inbox.put(self._lost, worker, reason),
-        )
-        worker.channel.start()
-        worker.watcher = self._system.watch(pid, lambda _, status: self._reaped(worker, status))
-        self.members[uid] = worker
-        if timed and self._startup_timeout:
-            worker.timers.append(self._inbox.later(self._startup_timeout, self._late, worker))
+        if self._refused:
+            self._refused = 0
+            self._complaints.say("workers can be forked again")
         self._announcer.say("worker", worker)
         return worker
 
-    def _in_child(self, seat: Seat, ours: Any) -> ForkedChild:
+    def _not_born(self, worker: WorkerHandle, error: Exception) -> None:
+        """It could not be forked, or not be watched: nothing of it may be left. All slots wait for the next try."""
+        self.members.pop(worker.uid, None)
+        if worker.pid:
+            self._system.undo_fork(worker.pid)
+            worker.pid = 0  # would mean our own group, were it ever signalled
+        self._boarding.discard(worker.uid)
+        for timer in worker.timers:
+            timer.cancel()
+        worker.timers.clear()
+        if worker.channel is not None:
+            worker.channel.close()
+        if worker.row >= 0:
+            self.scoreboard.give_back(worker.row)
+        worker.go(WorkerState.DEAD)
+        self._refused += 1
+        self._refused_until = self._system.now() + FORK_PAUSE
+        self._inbox.later(FORK_PAUSE + 0.001, self.maintain)
+        if worth_telling(self._refused):
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            again = f" ({self._refused} times in a row)" if self._refused > 1 else ""
+            self._complaints.say(f"cannot fork a worker: {reason}; trying again every {FORK_PAUSE:g} s{again}")
+
+    def _in_child(self, seat: Seat) -> ForkedChild:
         """Let go of what is the master's. No exception but `ForkedChild` may go up into the master's frames."""
         try:
-            ours.close()
             for member in self.members.values():
                 if member.channel is not None and member.channel.open:
                     member.channel.abandon()
@@ -211,6 +259,14 @@ class Crew:
         if seconds and number != signal.SIGKILL:
             worker.timers.append(self._inbox.later(seconds, self._overdue, worker, seconds, number not in AT_ONCE))
 
+    def retire_current(self, number: int) -> list[WorkerHandle]:
+        """`retire` those that serve now; returns them."""
+        self._announcer.say("kill", signal_name(number))
+        old = self.current()
+        for worker in old:
+            self.retire(worker, number)
+        return old
+
     def retire_all(self, number: int) -> None:
         """`retire` every worker, old and new."""
         for worker in list(self.members.values()):
@@ -228,43 +284,105 @@ class Crew:
             self._overdue(worker, self._startup_timeout, True)
 
     def _kill(self, worker: WorkerHandle, number: int = signal.SIGKILL) -> None:
-        if not worker.reaped:  # afterwards its pid may be somebody else's
+        if worker.pid and not worker.reaped:  # afterwards its pid may be somebody else's
             self._system.kill(worker.pid, number)
 
+    # -- deaths: whatever is raised while one is dealt with, it is dealt with in the end
+
     def _reaped(self, worker: WorkerHandle, status: int) -> None:
+        """The process is gone. Runs in the hub; when it raises, it is called again."""
         worker.reaped = True
+        worker.wait_status = status
+        group = status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _SENT_TO_GROUPS)
+        group = group and not worker.asked
+        if group:
+            worker.rest_until = self._system.now() + GROUP_SIGNAL_PAUSE
+        self._unfinished.on()  # from here on nothing can lose it
         if worker.channel is not None:
             worker.channel.read_rest()  # what it said before it ended comes first
-        group = status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _SENT_TO_GROUPS)
-        if group and not worker.asked:
-            self._inbox.later(GROUP_SIGNAL_PAUSE, self._ended, worker, status)
+        if group:
+            self._inbox.later(GROUP_SIGNAL_PAUSE, self._ended, worker)
         else:
-            self._inbox.put(self._ended, worker, status)
+            self._inbox.put(self._ended, worker)
 
-    def _ended(self, worker: WorkerHandle, status: int) -> None:
-        """The process is gone (and reaped)."""
-        asked_for, replaced = worker.asked, worker.state is WorkerState.ENDING
-        if worker.channel is not None:
-            worker.channel.close()
-        worker.finish(status, self._system.now())
-        self.members.pop(worker.uid, None)
-        self.scoreboard.give_back(worker.row)
-        if worker.uid in self._boarding:
-            self._boarding.discard(worker.uid)
-            self._announce_ready()
-        if asked_for:
-            self._announcer.say("worker removed", worker)
-        else:
-            self._announcer.say("worker killed", worker)
-            if not replaced and not self._bring_back(worker, worker.exit_code != 0):
-                return
-        self._on_change()
+    def finish(self) -> None:
+        """Do what was left undone."""
+        self._left = False
+        now = self._system.now()
+        for worker in list(self.members.values()):
+            if worker.wait_status is not None:
+                if now >= worker.rest_until:
+                    self._ended(worker)
+                else:
+                    self._left = True
         self.maintain()
+        if not self._left:
+            self._told.forget()
+            self._unfinished.off()
+
+    def put_off(self, what: str, error: BaseException) -> None:
+        """The system refuses something: say it rarely, and look soon at what is left to do. Nobody else is harmed."""
+        self._left = True
+        self._unfinished.on()
+        try:
+            count = self._told.again(what)
+            if worth_telling(count + 1):
+                again = f" ({count + 1} times so far)" if count else ""
+                reason = f"{type(error).__name__} {error}".rstrip()
+                self._complaints.say(f"{what}{again}: {reason}")
+        except REFUSALS:
+            pass  # not even that
+
+    def _ended(self, worker: WorkerHandle) -> None:
+        """Do what is to be done about a death, each step once; the rest later when one of them is refused."""
+        try:
+            if worker.last_rites is None:
+                worker.last_rites = self._rites(worker)
+            while worker.last_rites:
+                worker.last_rites[0]()
+                del worker.last_rites[0]
+        except REFUSALS as error:
+            self.put_off("dealing with a worker's death is put off", error)
+
+    def _rites(self, worker: WorkerHandle) -> list[Callable[[], None]]:
+        """The steps; all that come before the last may be done again after they were broken off."""
+        asked_for, replaced = worker.asked, worker.state is WorkerState.ENDING
+
+        def last_words() -> None:
+            if worker.last_words is None:
+                worker.last_words = worker.in_flight()
+
+        def close() -> None:
+            if worker.channel is not None:
+                worker.channel.close()
+
+        def finish() -> None:
+            assert worker.wait_status is not None
+            worker.finish(worker.wait_status, self._system.now())
+
+        def tell() -> None:
+            self._announcer.say("worker removed" if asked_for else "worker killed", worker)
+
+        def bring_back() -> None:
+            if not asked_for and not replaced:
+                self._bring_back(worker, worker.exit_code != 0)
+
+        def leave() -> None:
+            self.members.pop(worker.uid, None)
+            if worker.uid in self._boarding:
+                self._boarding.discard(worker.uid)
+                self._announce_ready()
+            self._on_change()
+
+        return [last_words, close, finish, lambda: self.scoreboard.give_back(worker.row), tell, bring_back, leave,
+                self.maintain]
 
     def _ends(self, worker: WorkerHandle, failed: bool) -> None:
         """It accepts no more, unasked, and lives on for what it has in flight; its slot need not wait for that."""
         if worker.ready:
             worker.go(WorkerState.ENDING)
+            if self._timeout:
+                worker.timers.append(self._inbox.later(self._timeout, self._overdue, worker, self._timeout, True))
             if self._bring_back(worker, failed):
                 self._on_change()
                 self.maintain()
@@ -274,13 +392,17 @@ class Crew:
         if worker.generation != self.generation:
             return True
         was_ready = worker.boot_time is not None
-        delay = self._respawn.died((worker.group, worker.id), worker.uptime, failed, was_ready)
+        slot = (worker.group, worker.id)
+        delay = self._respawn.died(slot, worker.uptime, failed, was_ready)
+        if delay is None and not self.may_give_up():
+            self._respawn.ready()
+            delay = self._respawn.died(slot, worker.uptime, failed, was_ready)
         if delay is None:
             self.maintaining = False
             self._on_give_up(self._respawn.deaths)
             return False
         if delay > 0:
-            self._hold_back((worker.group, worker.id), delay)
+            self._hold_back(slot, delay)
         return True
 
     def _hold_back(self, key: tuple[str, int], seconds: float) -> None:
@@ -319,15 +441,29 @@ class Crew:
         elif kind == "waiting":
             connections = message.get("connections")
             if isinstance(connections, int):  # a worker may say anything
+                worker.waits += 1
                 self._announcer.say("worker waiting", worker, connections)
+        elif kind == "trouble":
+            self._trouble(worker, str(message.get("text")))
         elif kind == "exception":
             given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
-            error = {key: value if isinstance(value, str) else "" for key, value in given.items()}
-            if message.get("fatal"):
+            error: dict[str, Any] = {
+                key: harmless(value) if isinstance(value, str) else "" for key, value in given.items()
+            }
+            error["fatal"] = bool(message.get("fatal"))
+            error["count"] = message["count"] if isinstance(message.get("count"), int) else 1
+            if error["fatal"]:
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)
         else:
             self._on_message(worker, message)
+
+    def _trouble(self, worker: WorkerHandle, text: str) -> None:
+        """A worker is short of something; it serves on."""
+        text = f"worker {worker.id}: {printable(text[:WORDS])}"
+        count = self._troubles.again(text)
+        if worth_telling(count + 1):
+            self._complaints.say(f"{text} ({count + 1} times so far)" if count else text)
 
     def _became_ready(self, worker: WorkerHandle) -> None:
         if worker.boot_time is not None:

@@ -68,6 +68,17 @@ def _read(path: str) -> str:
         return ""
 
 
+def in_development() -> bool:
+    """Whether somebody is at work on the service: `CLUSTER_ENV` says so, or says nothing and stderr is a terminal."""
+    given = os.environ.get("CLUSTER_ENV")
+    if given:
+        return given == "development"
+    try:
+        return os.isatty(2)
+    except OSError:
+        return False
+
+
 def has_terminal() -> bool:
     """Whether this process has a controlling terminal now."""
     try:

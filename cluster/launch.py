@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, output, restart, servers, signals
+from . import certificates, host, importer, output, servers, signals
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
+from .handover import protocol
 from .importer import Target
 from .kinds import classify
 from .listeners import Listeners
@@ -47,9 +48,9 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if master.options["monkey patch"]:
         patch(master._complaints.say)
     output.take_over("stdout", "stderr")
-    predecessor = restart.claim()
+    predecessor = protocol.claim()
     if predecessor is None:
-        os.environ.pop(restart.PARENT, None)  # of another cluster, below which this one was started
+        os.environ.pop(protocol.PARENT, None)  # of another cluster, below which this one was started
     listeners = Listeners()
     for addresses, options in master._addresses:
         listeners.add(addresses, options, master.options["backlog"])
@@ -79,7 +80,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
         for check in master._start_checks:
             check(predecessor is not None)
     except BaseException as error:
-        listeners.give_up(taken)
+        listeners.close()
         master._complaints.log(str(error) if isinstance(error, ClusterError) else repr(error))
         raise
     identity = master.identity()
@@ -101,7 +102,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     orders = runtime.Orders(
         emitter=master._emitter,
         options=plan.settings,
-        listeners=list(listeners),
+        listeners=listeners,
         signals=plan.signals,
         base=master.base,
         identity=Identity(*identity) if identity is not None else None,
@@ -130,8 +131,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
 
 def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Master:
     """In a forked child: become a worker and serve. Returns only in an abstract cluster."""
-    worker = runtime.become(seat, orders)
-    master.worker = worker
+    worker = runtime.become(seat, orders, lambda worker: setattr(master, "worker", worker))
     with worker.fatal():
         for plugin in master._worker_plugins:
             plugin(master)

@@ -10,6 +10,7 @@ import pwd
 import socket as constants
 import stat
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from typing import Any
 
 import gevent.monkey
@@ -21,6 +22,14 @@ from .system import close_descriptor
 _socket = gevent.monkey.get_original("socket", "socket")
 #: in C, and on this thread: gevent's own would start a native thread in the master
 _getaddrinfo = gevent.monkey.get_original("socket", "getaddrinfo")
+
+
+class Holding(Enum):
+    """Whose a listening socket is. Two masters have descriptors of one socket: what one does to it, it does to both."""
+
+    OWN = "own"  #: ours alone: we may shut it and remove its file
+    BORROWED = "borrowed"  #: another master serves on it; we do not touch it before we have taken over
+    HANDED_ON = "handed on"  #: another master has taken it over; it stays bound, and its file stays, when we close
 
 
 class Listener:
@@ -35,8 +44,7 @@ class Listener:
         self.options = options
         self.backlog = backlog
         self.socket: Any = None
-        #: another master has it now: it stays bound and its path stays when we close
-        self.handed_on = False
+        self.holding = Holding.OWN
         #: leave IPv4 to another listener on the same port
         self.only_ipv6 = False
         #: device and inode of a unix socket's file, by which it is known to be ours
@@ -67,21 +75,43 @@ class Listener:
             raise BindError(f"cannot listen on {self.address}: {_reason(error)}") from error
 
     def adopt(self, descriptor: int, file: tuple[int, int] | None) -> bool:
-        """Take over the socket that another master bound; *file* is its `file`.
+        """Borrow the socket that another master bound and serves on; *file* is its `file`.
 
         Returns False when a unix socket's file is not there any more, so that nobody could connect. Raises `BindError`
-        when the descriptor is no socket.
+        when the descriptor is no socket, or `mode` and `owner` could not be given later.
         """
         os.set_inheritable(descriptor, False)
         if self.address.kind == "unix" and (file is None or _socket_at(self.address.path) != file):
             return False
         try:
-            self._use(_socket(fileno=self._checked(descriptor)))
-            self.file = file
-            self._give_access()
-            return True
+            self.socket = _socket(fileno=self._checked(descriptor))
+            self._owner()
         except OSError as error:
             raise BindError(f"cannot take over {self.address}: {_reason(error)}") from error
+        self.socket.setblocking(False)
+        self.file = file
+        self.holding = Holding.BORROWED
+        return True
+
+    def take_over(self) -> None:
+        """A borrowed socket is ours now: our backlog, our mode and owner. Raises OSError when these cannot be given."""
+        if self.holding is Holding.BORROWED:
+            self.holding = Holding.OWN
+            self._use(self.socket)
+            self._give_access()
+
+    def hand_on(self) -> None:
+        """Another master has it from now on."""
+        self.holding = Holding.HANDED_ON
+
+    def take_back(self) -> None:
+        """Listen again on what was handed on or closed: the other master has died. Raises `BindError`."""
+        self.holding = Holding.OWN
+        if self.socket is not None and (self.file is None or _socket_at(self.address.path) == self.file):
+            self._use(self.socket)
+        else:
+            self.close()
+            self.open()
 
     @staticmethod
     def _checked(descriptor: int) -> int:
@@ -119,12 +149,19 @@ class Listener:
         """Owner and mode of a unix socket's file. Of no other: somebody may have put a link in its place."""
         if self.address.kind != "unix" or not self.options.keys() & {"owner", "mode"}:
             return
+        owner = self._owner()
         with _pinned(self.address.path, self.file) as path:
-            if "owner" in self.options:
-                user, _, group = self.options["owner"].partition(":")
-                os.chown(path, _user_id(user), _group_id(group, user))
+            if owner is not None:
+                os.chown(path, *owner)
             if "mode" in self.options:
                 os.chmod(path, self.options["mode"])
+
+    def _owner(self) -> tuple[int, int] | None:
+        """User and group that a unix socket's file is to have. Raises OSError for a name that nobody knows."""
+        if self.address.kind != "unix" or "owner" not in self.options:
+            return None
+        user, _, group = self.options["owner"].partition(":")
+        return _user_id(user), _group_id(group, user)
 
     def _use(self, opened: Any) -> None:
         self.socket = opened
@@ -137,8 +174,8 @@ class Listener:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is there when we are gone: another master has it, or whoever passed it on to us keeps it."""
-        return self.handed_on or self.address.kind == "fd"
+        """Whether it is there when we are gone: another master has it, or the process that passed it to us keeps it."""
+        return self.holding is not Holding.OWN or self.address.kind == "fd"
 
     def refuse(self) -> None:
         """Let the kernel queue no further connection; what is queued can still be accepted."""
@@ -149,12 +186,12 @@ class Listener:
                 pass
 
     def close(self) -> None:
-        """Close our descriptor; remove a unix socket's file when it is still ours."""
+        """Close our descriptor; remove a unix socket's file when it is ours and still there."""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
         file, self.file = self.file, None
-        if file is not None and not self.handed_on and _socket_at(self.address.path) == file:
+        if file is not None and self.holding is Holding.OWN and _socket_at(self.address.path) == file:
             with contextlib.suppress(OSError):
                 os.unlink(self.address.path)
 
@@ -194,18 +231,63 @@ class Listeners:
                 else:
                     listener.open()
         except BindError:
-            self.give_up(taken)
+            self.close()
             raise
         for key, descriptor in inherited.items():
             if key not in taken:
                 close_descriptor(descriptor)
         return taken
 
-    def give_up(self, taken: set[str]) -> None:
-        """Close all; those in *taken* are still the other master's."""
+    def take_over(self) -> list[str]:
+        """Those that were borrowed are ours now. Returns what could not be done, in words."""
+        failed = []
         for listener in self._all:
-            listener.handed_on = listener.key in taken
-            listener.close()
+            try:
+                listener.take_over()
+            except OSError as error:
+                failed.append(f"{listener}: {error.strerror or error}")
+        return failed
+
+    def hand_over(self, taken: Iterable[str]) -> int:
+        """Another master has those whose key is in *taken*; the others are closed.
+
+        Returns the bit mask of these: workers that drain have them still, and accept what is queued.
+        """
+        for listener in self._all:
+            if listener.key in taken:
+                listener.hand_on()
+        return self.shut(give_up=True)
+
+    def shut(self, give_up: bool = False) -> int:
+        """Have the kernel queue no more connections on what ends with us. Returns the bit mask of these."""
+        mask = 0
+        for index, listener in enumerate(self._all):
+            if not listener.goes_on:
+                listener.refuse()
+                mask |= 1 << index if index < 64 else 0
+                if give_up:
+                    listener.close()
+        return mask
+
+    def take_back(self) -> list[str]:
+        """The other master has died: all are ours again, and listen.
+
+        One whose address somebody else has taken meanwhile is forgotten. Returns these, in words.
+        """
+        failed = []
+        for listener in list(self._all):
+            try:
+                listener.take_back()
+            except BindError as error:
+                self._all.remove(listener)
+                failed.append(str(error))
+        return failed
+
+    def reclaim(self) -> None:
+        """The other master has ended, and so do we: what was handed on is ours to remove."""
+        for listener in self._all:
+            if listener.holding is Holding.HANDED_ON:
+                listener.holding = Holding.OWN
 
     def close(self) -> None:
         """Close all."""

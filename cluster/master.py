@@ -21,7 +21,6 @@ from .importer import Target
 from .kinds import Kind
 from .listeners import Listeners
 from .operations import Operations
-from .scoreboard import ROWS
 from .settings import Settings
 from .vhosts import VirtualHosts
 
@@ -206,9 +205,9 @@ class Master(Operations, Extensible):
             host, callback = None, host
         if not self._applies():
             return self
-        self._may_start()
         if self.prevent_default:
             return self
+        self._may_start()
         if address is not None:
             self.bind(address, host, **options)
         elif host is not None or options:
@@ -224,9 +223,9 @@ class Master(Operations, Extensible):
         """
         if not self._applies():
             return self
-        self._may_start()
         if self.prevent_default:
             return self
+        self._may_start()
         from .launch import run
 
         return run(self, callback)
@@ -265,8 +264,9 @@ class Master(Operations, Extensible):
         if kind in (Kind.WSGI, Kind.TCP) and not self._addresses:
             raise ConfigurationError("nothing to listen on: use listen(address) or bind(address)")
         signals.meaning(self._settings["signals"], self._commands.stands_alone)
-        if self.worker_count() > ROWS:
-            raise ConfigurationError(f"setting 'workers': at most {ROWS}, not {self.worker_count()}")
+        if self.worker_count() > self._settings["max workers"]:
+            raise ConfigurationError(f"setting 'workers': {self.worker_count()} is more than 'max workers', which is "
+                                     f"{self._settings['max workers']}")
         directory = self.working_directory
         if not os.path.isdir(directory):
             raise ConfigurationError(f"setting 'working directory': there is no directory {directory}")
@@ -308,7 +308,7 @@ class Master(Operations, Extensible):
     def worker_count(self) -> int:
         """How many workers are wanted: the setting, or one for each CPU that this process may use."""
         given = self._settings["workers"]
-        return host.cpus() if given is None else int(given)
+        return min(host.cpus(), int(self._settings["max workers"])) if given is None else int(given)
 
     def __repr__(self) -> str:
         return f"<Master of {self.server!r}, {self.state}>"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 #: texts that are remembered
 _REMEMBERED = 32
+#: notes of what is in flight that one line names
+_NAMED = 5
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CONTROL_IN_TEXT = {code: escape for code, escape in _CONTROL.items() if chr(code) not in "\n\t"}
 
 
 class Told:
@@ -17,6 +22,7 @@ class Told:
 
     def again(self, text: str) -> int:
         """How often *text* came before; counts this time, too."""
+        text = _key(text)
         before = self._counts.pop(text, 0)
         self._counts[text] = before + 1
         if len(self._counts) > _REMEMBERED:
@@ -25,16 +31,47 @@ class Told:
 
     def times(self, text: str) -> int:
         """How often *text* came."""
-        return self._counts.get(text, 0)
+        return self._counts.get(_key(text), 0)
 
     def forget(self) -> None:
         """Begin anew."""
         self._counts.clear()
 
 
+def _key(text: str) -> str:
+    """Addresses of objects differ in each process; the failure is the same."""
+    return _ADDRESS.sub("0x", text)
+
+
+def worth_telling(count: int) -> bool:
+    """Whether what has now come for the *count*-th time is said again: the 1st, 2nd, 4th, 8th ... time.
+
+    A failure that goes on is then said rarely, without a clock or a timer.
+    """
+    return count & (count - 1) == 0
+
+
+def is_news(worker: Any) -> bool:
+    """Whether the coming and going of *worker* is told. In a slot that fails again and again it rarely is, unless it
+    has served."""
+    return worker.boot_time is not None or worth_telling(worker.failures + 1)
+
+
 def died(worker: Any) -> str:
-    """A worker ended without having been asked to."""
-    return f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s)"
+    """A worker ended without having been asked to; with what it had in flight."""
+    doing = f"; in flight: {flying(worker)}" if worker.in_flight() else ""
+    again = f"; {worker.failures + 1} times in a row" if worker.failures else ""
+    return f"worker {worker.id} died ({worker.ending}, up {worker.uptime:.1f} s{again}{doing})"
+
+
+def flying(worker: Any) -> str:
+    """What a worker has (or had) in flight and since when, the oldest first."""
+    return _list(worker.in_flight())
+
+
+def _list(notes: list[tuple[float, str]]) -> str:
+    more = f"; and {len(notes) - _NAMED} more" if len(notes) > _NAMED else ""
+    return "; ".join(f"{what} for {age:.1f} s" for age, what in notes[:_NAMED]) + more
 
 
 def ending(code: int) -> str:
@@ -44,13 +81,26 @@ def ending(code: int) -> str:
 
 def overdue(worker: Any, seconds: float) -> str:
     """A worker ran out of time; with what it has in flight and since when."""
-    doing = "; ".join(f"{what} for {age:.1f} s" for age, what in worker.in_flight()) or "nothing noted"
+    doing = flying(worker) or "nothing noted"
     return f"worker {worker.id} timed out after {seconds:g} s (pid {worker.pid}; in flight: {doing})"
 
 
 def waiting(worker: Any, connections: int) -> str:
-    """A draining worker still has connections."""
-    return f"worker {worker.id} waiting on {connections} connections"
+    """A draining worker still has connections; with what is in flight on them."""
+    notes = [note for note in worker.in_flight() if not note[1].startswith("connection ")]  # those are counted
+    if not notes:
+        return f"worker {worker.id} waiting on {connections} connections"
+    return f"worker {worker.id} waiting for {len(notes)} request{'s' * (len(notes) > 1)}: {_list(notes)}"
+
+
+def waiting_rarely(worker: Any, connections: int) -> str | None:
+    """The same, for the 1st, 2nd, 4th, 8th ... time; None in between."""
+    return waiting(worker, connections) if worth_telling(worker.waits) else None
+
+
+def died_rarely(worker: Any) -> str | None:
+    """`died`, where that is news; else None."""
+    return died(worker) if is_news(worker) else None
 
 
 def cyclic(seconds: float) -> str:
@@ -58,14 +108,20 @@ def cyclic(seconds: float) -> str:
     return f"cyclic restart detected, restarting in {seconds:.1f} s"
 
 
-def uncaught(worker: Any, error: dict[str, str]) -> str:
+def uncaught(worker: Any, error: dict[str, Any]) -> str:
     """An exception in a worker, in one line."""
-    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}"
+    again = f" ({error['count']} times)" if error["count"] > 1 else ""
+    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}{again}"
 
 
 def printable(text: str) -> str:
     """*text* from elsewhere, in which control characters could make up a line or change colours, with these escaped."""
     return text.translate(_CONTROL)
+
+
+def harmless(text: str) -> str:
+    """The same for a text of several lines, which stay."""
+    return text.translate(_CONTROL_IN_TEXT)
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ import psutil
 
 from . import narration
 from .commands import key
-from .counters import quantile
+from .counters import BUCKETS, LATENCY, NAMES, quantile
 from .errors import RemoteError
 from .remote import SOCKET, NotRunning, Process, Remote, processes
 from .signals import DEFAULT_MEANING
@@ -129,8 +129,7 @@ def _send(targets: Sequence[Process], number: int) -> str:
 
 def histogram(counters: Mapping[str, Any]) -> list[int]:
     """The latency histogram among the counters of a worker, or of all."""
-    named = [(int(name.rpartition("_")[2]), value) for name, value in counters.items() if name.startswith("latency_")]
-    return [value for _, value in sorted(named)]
+    return [counters[name] for name in NAMES[LATENCY : LATENCY + BUCKETS] if name in counters]
 
 
 def memory(pid: int) -> int | None:

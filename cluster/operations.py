@@ -151,6 +151,16 @@ class Operations:
         """What this cluster can be asked to do, by name."""
         return self._commands
 
+    def recent_times(self) -> dict[str, int]:
+        """How long the requests of the last minute took: the counters `latency_…` of `status`, for these alone.
+
+        Empty in a worker, and where nothing runs.
+        """
+        if self._supervisor is None or self.is_worker:
+            return {}
+        found: dict[str, int] = self._supervisor.recent_times()
+        return found
+
     def status(self) -> dict[str, Any]:
         """A snapshot: state, generation, listeners, totals, and per worker its state and counters."""
         if self._supervisor is None or self.is_worker:

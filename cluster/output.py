@@ -139,8 +139,7 @@ class Output:
     # -- writing
 
     def _try(self) -> None:
-        """Write what waits, unless the hub will: it knows when that is possible, but not that the descriptor is something
-        else by now."""
+        """Write what waits, unless the hub will: it knows when that is possible, but not of another descriptor."""
         if self._watcher is None:
             self._push()
         elif self._moved():
@@ -418,9 +417,8 @@ _taken: list[tuple[str, Any, Any]] = []
 def say(text: str) -> None:
     """Write *text* to stderr, wherever that goes now."""
     stream: Any = sys.stderr
-    if stream is None:
-        return
-    if stream is sys.__stderr__:
+    usual: Any = sys.__stderr__
+    if stream is usual is not None:
         STDERR.write(text.encode(stream.encoding, "backslashreplace"))
         return
     try:

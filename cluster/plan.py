@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .calls import Calls
+from .handover.protocol import Predecessor
 from .listeners import Listeners
-from .restart import Predecessor
 
 
 class Plan(NamedTuple):

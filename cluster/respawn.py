@@ -1,4 +1,4 @@
-"""When a dead worker comes back: back-off per slot, and giving up when none ever gets ready. Pure."""
+"""When a dead worker comes back: back-off per slot, and giving up when none ever was ready. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ PACE = 0.1
 
 
 class Respawn:
-    """Decides how long a slot waits, and counts deaths of workers in a row that did not get ready.
+    """Decides how long a slot waits, and counts deaths until the first worker gets ready.
 
-    *abort_deaths*: give up after that many such deaths; 0 means never.
+    *abort_deaths*: give up after that many deaths before any worker was ready; 0 means never. Afterwards there is
+    nothing to give up for: what serves is never ended because something else does not start.
     """
 
     def __init__(self, abort_deaths: int = 20) -> None:
@@ -28,9 +29,13 @@ class Respawn:
         self._early: dict[object, int] = {}
 
     def ready(self) -> None:
-        """A worker got ready."""
+        """A worker got ready, here or in the master whose place this one has taken."""
         self.deaths = 0
         self.ever_ready = True
+
+    def failures(self, slot: object) -> int:
+        """How many workers of *slot* in a row died too early to be taken for stable."""
+        return self._early.get(slot, 0)
 
     def died(self, slot: object, age: float, failed: bool, was_ready: bool) -> float | None:
         """A worker of *slot* died at *age* seconds; *failed* is false when it ended with exit code 0.
@@ -42,12 +47,15 @@ class Respawn:
         if not failed:
             self._early.pop(slot, None)
             return max(0.0, PACE - age)
-        self.deaths += not was_ready
-        if not was_ready and self.abort_deaths and self.deaths >= self.abort_deaths:
-            return None
-        if age >= STABLE:
+        if not self.ever_ready:
+            self.deaths += 1
+            if self.abort_deaths and self.deaths >= self.abort_deaths:
+                return None
+        # one that takes long to fail at its start, again and again, must not take the CPU from those that serve
+        broken = self.ever_ready and not was_ready
+        if age >= STABLE and not broken:
             self._early.pop(slot, None)
-        if age >= EARLY:
+        if age >= EARLY and not broken:
             return 0.0
         count = self._early.get(slot, 0)
         self._early[slot] = count + 1

@@ -98,6 +98,15 @@ def _peers(value: Any) -> str | list[str]:
     raise ValueError("addresses or networks, in a list or one text")
 
 
+def _names(value: Any) -> str | list[str]:
+    # which there are is known to who reads them
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise ValueError("names, in a list or one text")
+
+
 def _identity(value: Any) -> int | str:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
@@ -132,6 +141,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("workers", None, "processes", _count(0),
                 "How many workers are kept. Default: the CPUs this process may use (affinity and the container's CPU "
                 "quota counted, rounded up), at least 1."),
+        Setting("max workers", 512, "processes", _count(1, 10_000),
+                "The most workers that `workers`, `resize` and `spawn` may ask for. Memory for their counters is "
+                "laid out at the start, for twice as many: a new generation starts while the old one serves."),
         Setting("working directory", None, "path", _path("a directory"),
                 "Where master and workers run. Default: the script's directory (`cluster serve`: the current one)."),
         Setting("backlog", 2048, "connections", _count(1, _INT),
@@ -144,6 +156,9 @@ SETTINGS: dict[str, Setting] = {
                 "How long a new master may take to get all its workers ready. 0: as long as it likes."),
         Setting("restart threshold", 5.0, "seconds", _seconds,
                 "A restart asked for sooner than this after the start waits until then. 0: never waits."),
+        Setting("probation", None, "seconds", _seconds,
+                "How long an old master stays, at the least, after a new one has taken over, to serve again if that "
+                "dies. Default: 5; in `development` 0."),
         Setting("restart", "auto", "", _choice("auto", "master", "reload"),
                 "What a restart does: `master` replaces the master, `reload` only the workers, `auto` decides (see "
                 "docs/restart.md)."),
@@ -165,13 +180,20 @@ SETTINGS: dict[str, Setting] = {
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
-                "Give up (exit code 3) after this many worker deaths in a row without one getting ready. 0: never."),
+                "Give up (exit code 3) after this many worker deaths before any worker was ready. 0: never."),
+        Setting("background failures", "report", "", _choice("report", "exit"),
+                "What a thread or greenlet that fails outside a request does to its worker: `report`: it is told, and "
+                "the worker lives on; `exit`: it ends with code 1, after what it has in flight."),
         Setting("access log", None, "path", _path("a file's path, or `-`"),
                 "Where requests are logged; `-`: standard output."),
         Setting("access log format", None, "", _text,
                 "gunicorn's atoms, as in `%(h)s \"%(r)s\" %(s)s`, or `json`. Default: the combined format."),
         Setting("trusted proxies", None, "", _peers,
-                "Peers whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks, `unix`, or `*`."),
+                "Peers whose `forwarded headers` are believed: addresses, networks, `unix`, or `*`."),
+        Setting("forwarded headers", "for, proto", "", _names,
+                "What trusted proxies are believed: `for`, `proto`, `host`, `port` and `prefix` (into SCRIPT_NAME) are "
+                "X-Forwarded-…; `forwarded` is the field of RFC 7239 instead of `for` and `proto`. Name only what the "
+                "proxy sets: the rest is the client's."),
         Setting("head timeout", 10.0, "seconds", _seconds, "How long a request's head may take. 0: for ever."),
         Setting("body timeout", 30.0, "seconds", _seconds, "How long a request's body may pause. 0: for ever."),
         Setting("keep alive", 5.0, "seconds", _seconds,

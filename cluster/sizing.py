@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from .crew import Crew
 from .results import Result
-from .scoreboard import ROWS
 
 
 class Sizing:
@@ -37,8 +36,8 @@ class Sizing:
 
     def _resize(self, result: Result, count: int, number: int) -> None:
         crew = self._crew
-        if count > ROWS:
-            result.fail(f"at most {ROWS} workers")
+        if count > crew.maximum:
+            result.fail(f"at most {crew.maximum} workers ('max workers')")
             return
         crew.target = count
         for worker in crew.current():
@@ -52,9 +51,7 @@ class Sizing:
         crew = self._crew
 
         def replace() -> None:
-            old = crew.current()
-            for worker in old:
-                crew.retire(worker, number)
+            old = crew.retire_current(number)
             crew.maintain()
             self._until(result, lambda: crew.complete() and not any(worker.alive for worker in old))
 

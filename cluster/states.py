@@ -12,6 +12,7 @@ class MasterState(Enum):
     NEW = "new"  #: being configured; nothing bound, nothing forked
     STARTING = "starting"  #: bound; the first workers are not all ready yet
     RUNNING = "running"  #: every worker of the first generation got ready once
+    HANDED_OVER = "handed over"  #: a new master serves; this one drains, and stays for the probation
     CLOSING = "closing"  #: asked to end; workers finish what is in flight
     DESTROYING = "destroying"  #: asked to end at once
     CLOSED = "closed"  #: no worker, no listener left
@@ -30,8 +31,13 @@ class WorkerState(Enum):
 
 MASTER_MOVES: dict[MasterState, frozenset[MasterState]] = {
     MasterState.NEW: frozenset({MasterState.STARTING}),
-    MasterState.STARTING: frozenset({MasterState.RUNNING, MasterState.CLOSING, MasterState.DESTROYING}),
-    MasterState.RUNNING: frozenset({MasterState.CLOSING, MasterState.DESTROYING}),
+    MasterState.STARTING: frozenset({
+        MasterState.RUNNING, MasterState.HANDED_OVER, MasterState.CLOSING, MasterState.DESTROYING,
+    }),
+    MasterState.RUNNING: frozenset({MasterState.HANDED_OVER, MasterState.CLOSING, MasterState.DESTROYING}),
+    MasterState.HANDED_OVER: frozenset({
+        MasterState.STARTING, MasterState.RUNNING, MasterState.DESTROYING, MasterState.CLOSED,
+    }),
     MasterState.CLOSING: frozenset({MasterState.DESTROYING, MasterState.CLOSED}),
     MasterState.DESTROYING: frozenset({MasterState.CLOSED}),
     MasterState.CLOSED: frozenset(),
@@ -49,7 +55,7 @@ WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.DEAD: frozenset(),
 }
 
-S = TypeVar("S", MasterState, WorkerState)
+S = TypeVar("S", bound=Enum)
 
 
 class IllegalMove(RuntimeError):

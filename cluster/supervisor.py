@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -20,6 +20,9 @@ from .complaints import Complaints
 from .crew import Crew, ForkedChild
 from .errors import EXIT_CLOSED, EXIT_FAILED, EXIT_NO_WORKERS, WouldBlock
 from .events import Emitter
+from .handover.incoming import Incoming
+from .handover.outgoing import Outgoing, Policy
+from .handover.protocol import Copies
 from .inbox import Inbox, Timer
 from .notify import notify
 from .plan import Plan
@@ -29,10 +32,13 @@ from .results import Result
 from .signals import AT_ONCE, Watchers, name
 from .sizing import Sizing
 from .states import MASTER_MOVES, SERVING, MasterState, move
-from .succession import Succession
 from .system import System
-from .takeover import Takeover
 from .workers.handle import WorkerHandle
+
+#: default of the setting `probation`, in seconds
+PROBATION = 5.0
+#: seconds until a restart says what it waits for
+PATIENCE = 1.0
 
 
 class Supervisor:
@@ -51,23 +57,26 @@ class Supervisor:
         self.announcer = Announcer(emitter)
         self.crew = Crew(
             self._system, self._inbox, emitter, self.announcer, complaints, plan.settings,
-            self._changed, self._give_up, self._message,
+            self.changed, self._give_up, self._message,
         )
         self.crew.on_fork = self._let_go
+        self.crew.may_give_up = lambda: plan.predecessor is None or not self._incoming.in_power
         self._main = gevent.getcurrent()
         self._holding = False  # the loop cannot go on before the handlers that run now are done
         self._watchers: Watchers | None = None
-        self._sizing = Sizing(self.crew, self._in_turn, self._changed)
+        self._sizing = Sizing(self.crew, self._in_turn, self.changed)
         self._reloading = Reloading(
-            self._system, self._inbox, self.crew, self.announcer, self._settings["startup timeout"], self._changed
+            self._system, self._inbox, self.crew, self.announcer, self._settings["startup timeout"], self.changed
         )
-        self._succession = Succession(
-            self._system, self._inbox, self.announcer, plan.listeners, plan.settings, self._gather, self._totals,
-            self._end_workers, self._changed, self._reopen,
+        self._outgoing = Outgoing(
+            self._system, self._inbox, self.announcer, plan.listeners, _policy(plan.settings), self
         )
-        self._takeover = Takeover(
-            plan.predecessor, plan.taken, self.announcer, self.crew.scoreboard, lambda: self._inbox.put(self._reopen)
+        self._incoming = Incoming(
+            plan.predecessor, plan.taken, self._inbox, self.announcer, self.crew.scoreboard, self
         )
+        self._copies = Copies(self._system.now)
+        self._before_handover = self.state
+        self._resumed = False  # after another one was the main process
         self._operations: dict[str, Callable[..., None]] = {
             "spawn": self._sizing.spawn, "remove": self._sizing.remove, "resize": self._sizing.resize,
             "restart workers": self._sizing.restart_workers, "kill": self.kill, "reload": self.reload,
@@ -86,23 +95,37 @@ class Supervisor:
             self._system.hangup_ignored = self._watchers.hangup_was_ignored
             self._begin()
             while not self._ended:
-                act, args = self._inbox.take()
-                act(*args)
+                self._step()
         except ForkedChild:
             raise
         except BaseException:  # noqa: BLE001 - whatever it is, no worker may be left behind
             output.say(traceback.format_exc())
             self._complaints.say("the supervisor failed; killing all workers")
             self.crew.abandon()
-            self._succession.cancel("the supervisor failed")
+            self._outgoing.cancel("the supervisor failed", graceful=False)
             self.exit_code = EXIT_FAILED
         self._leave()
         return self.exit_code
 
+    def _step(self) -> None:
+        """Do one thing. That there is no memory for it costs that thing, not what serves."""
+        args: tuple[Any, ...] = ()
+        try:
+            act, args = self._inbox.take()
+            act(*args)
+        except MemoryError as error:
+            if self.state not in SERVING:
+                raise
+            for result in args:
+                if isinstance(result, Result) and not result.done:
+                    result.fail("out of memory")
+            self.crew.put_off("something that the master was about to do is dropped", error)
+
     def _leave(self) -> None:
         self._go(MasterState.CLOSED, force=True)
+        self._outgoing.finish()
         self._plan.listeners.close()
-        self._takeover.close()
+        self._incoming.close()
         if self._watchers is not None:
             self._watchers.close()
         self.announcer.close()
@@ -152,7 +175,7 @@ class Supervisor:
                 f"this process runs {self._system.threads()} threads; forking workers from it is unsafe. "
                 "Start threads in the workers, or before them none"
             )
-        self._takeover.begin()
+        self._incoming.begin()
         plan = self._plan
         Renewal(self._inbox, self.crew, plan.listeners, self._complaints, plan.tls, plan.base, plan.usable_tls)
         self._say_and_hold("start", (), self._fork_first)
@@ -164,7 +187,7 @@ class Supervisor:
             self.announcer.then(self._call_back)
         self.crew.board(self._plan.workers)
         self.announcer.say("listening")
-        self._changed()
+        self.changed()
 
     def _call_back(self) -> None:
         try:
@@ -176,24 +199,35 @@ class Supervisor:
     def _all_ready(self) -> None:
         self._go(MasterState.RUNNING)
         self.announcer.say("ready")
-        main = "" if self._takeover.pid is None else f"MAINPID={self._system.pid()}\n"
+        self._incoming.ready()
+        if self._incoming.in_power:
+            self._announce_service()
+
+    def _announce_service(self) -> None:
+        """Tell the service manager that this process is the one, and serves."""
+        main = "" if self._incoming.pid is None and not self._resumed else f"MAINPID={self._system.pid()}\n"
         notify(f"{main}READY=1", f"STATUS={self.crew.target} workers, generation {self.crew.generation}")
-        self._takeover.ready()
 
     def _let_go(self) -> None:
         """In a forked child: the connections to other masters are not ours."""
-        self._takeover.abandon()
-        self._succession.abandon()
+        self._incoming.abandon()
+        self._outgoing.abandon()
 
     # -- what comes in
 
-    def _signalled(self, caught: int) -> None:
+    def _signalled(self, caught: int, passed_on: bool = False) -> None:
         assert self._watchers is not None
+        if self._incoming.pid is not None and self._copies.is_copy(caught, passed_on):
+            return
         if caught == signal.SIGHUP and self._watchers.terminal.hung_up():
             if not self._watchers.hangup_was_ignored:
                 self.close(Result("close"))
             return
         command = self._plan.signals.get(caught)
+        if self._outgoing.handed_over and command not in (None, "reopen logs"):
+            self._outgoing.pass_on(caught)  # for whoever knows our pid, it means the service
+            if command not in ("close", "destroy"):
+                return
         if command is not None:
             try:
                 self._plan.command(command)
@@ -204,13 +238,18 @@ class Supervisor:
         if message["t"] == "call":
             self._plan.calls.take(worker, message)
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """A worker came, got ready or went: see what can go on now."""
         if self.state is MasterState.STARTING and self.crew.complete():
             self._all_ready()
         self._reloading.look()
         self._sizing.look()
-        if self.state in (MasterState.CLOSING, MasterState.DESTROYING) and not self.crew.members:
+        if self.crew.members:
+            return
+        if self.state is MasterState.HANDED_OVER:
+            self._outgoing.share(self.totals())
+        if (self.state in (MasterState.CLOSING, MasterState.DESTROYING, MasterState.HANDED_OVER)
+                and self._outgoing.may_end):
             self._all_gone()
 
     def _give_up(self, deaths: int) -> None:
@@ -219,6 +258,9 @@ class Supervisor:
         self.destroy(Result("destroy"))
 
     def _ending(self, result: Result) -> bool:
+        if self.state is MasterState.HANDED_OVER:
+            result.fail("a new master has taken over")
+            return True
         if self._close_timer is not None or self.state not in SERVING:
             result.fail("the cluster is closing")
             return True
@@ -242,12 +284,13 @@ class Supervisor:
 
     def reopen_logs(self, result: Result) -> None:
         """Tell whoever writes logs to open them anew, also in the other master while there are two."""
-        self._succession.reopen_logs()
-        self._takeover.reopen_logs()
-        self._reopen()
+        self._outgoing.reopen_logs()
+        self._incoming.reopen_logs()
+        self.reopen()
         result.succeed()
 
-    def _reopen(self) -> None:
+    def reopen(self) -> None:
+        """Have handlers and workers open their logs anew."""
         self.announcer.say("reopen logs")
         for worker in self.crew.members.values():
             self.crew.send(worker, {"t": "reopen logs"})
@@ -258,7 +301,7 @@ class Supervisor:
         """Replace the workers by a new generation."""
         if self._ending(result):
             return
-        if self._succession.started:
+        if self._outgoing.under_way:
             result.fail("a restart is under way")
             return
         if self._plan.same_code is not None:
@@ -274,13 +317,27 @@ class Supervisor:
         if host.restart_reloads(self._settings["restart"]):
             self.reload(result, number)
             return
-        if self._takeover.pid is not None and self.state is MasterState.STARTING:
+        if not self._incoming.in_power:
             # were ours ready before we are, the old master would take our end for a failure, and serve on beside it
-            self._succession.refuse(result, "this master has not taken over yet")
+            self._outgoing.refuse(result, "this master has not taken over yet")
             return
-        self._succession.ask(result, number, self._system.now() - self.started)
+        self._outgoing.ask(result, number, self._system.now() - self.started)
 
-    def _gather(self, result: Result, then: Callable[[dict[str, Any]], None]) -> None:
+    def when_alone(self, act: Callable[[], None]) -> None:
+        """Release the old master, and call *act* once it has ended."""
+        if self._incoming.alone:
+            act()
+            return
+        said = self._inbox.later(PATIENCE, self._complaints.say,
+                                 f"restart: waiting until the old master (pid {self._incoming.pid}) has ended")
+
+        def go_on() -> None:
+            said.cancel()
+            act()
+
+        self._incoming.once_alone(go_on)
+
+    def gather(self, result: Result, then: Callable[[dict[str, Any]], None]) -> None:
         """Let plugins put what a new master should know into a dictionary, when no reload is under way any more."""
 
         def begin() -> None:
@@ -288,6 +345,52 @@ class Supervisor:
             self._say_and_hold("restarting", (data,), then, data)
 
         self._in_turn(result, begin)
+
+    def hand_over(self, number: int, taken: Iterable[str]) -> None:
+        """A new master serves: our workers finish what they have in flight."""
+        self._before_handover = self.state
+        self.announcer.say("closing")
+        self.announcer.then(self._inbox.put, self._outgoing.given_up)
+        self._go(MasterState.HANDED_OVER)
+        self._stop_keeping("a new master has taken over")
+        self.crew.scoreboard.emptying = self._plan.listeners.hand_over(taken)
+        self._retire_all(number)
+
+    def resume(self) -> None:
+        """The new master has died: serve again, with workers forked anew."""
+        self._go(self._before_handover)
+        self._resumed = True
+        for failure in self._plan.listeners.take_back():
+            self._complaints.say(f"{failure}; it stays closed until the next restart")
+        self.crew.scoreboard.emptying = 0
+        self.announcer.say("resumed")
+        self.crew.maintaining = True
+        self.crew.maintain()
+        self._announce_service()
+
+    def took_over(self) -> None:
+        """The old master has handed over to us, or died: sockets and service are ours."""
+        for failure in self._plan.listeners.take_over():
+            self._complaints.say(failure)
+        if self.state is MasterState.RUNNING:
+            self._announce_service()
+        elif self.state not in SERVING:  # it was asked to end meanwhile, and so is the service
+            self.crew.scoreboard.emptying = self._plan.listeners.shut()
+            self._incoming.release()
+
+    def dismissed(self) -> None:
+        """The old master serves on without us."""
+        self.exit_code = EXIT_FAILED
+        if self.state in SERVING:
+            for worker in list(self.crew.members.values()):
+                # one that serves nobody may never get ready, either
+                if not worker.ready and not self.crew.scoreboard.active[worker.row]:
+                    self.crew.retire(worker, signal.SIGTERM)
+            self._end_workers(signal.SIGQUIT)
+
+    def passed_on(self, number: int) -> None:
+        """A signal came to the old master that means the service."""
+        self._signalled(number, passed_on=True)
 
     # -- the end
 
@@ -301,8 +404,7 @@ class Supervisor:
                 self._stop_serving()
             elif delay:
                 self.announcer.say("closing")
-                notify("STOPPING=1")
-                self._succession.cancel("the cluster is closing")
+                self._stop_being_the_service(graceful=True)
                 self._close_timer = self._inbox.later(delay, self._stop_serving)
             else:
                 self._end_workers(signal.SIGQUIT)
@@ -310,6 +412,7 @@ class Supervisor:
             result.succeed()
         else:
             self._close_results.append(result)
+            self._outgoing.release()
 
     def _stop_serving(self) -> None:
         if self.state in SERVING:
@@ -320,11 +423,10 @@ class Supervisor:
         self._close_results.append(result)
         if self.state in SERVING:
             self._end_workers(signal.SIGTERM)
-        elif self.state is MasterState.CLOSING:
+        elif self.state in (MasterState.CLOSING, MasterState.HANDED_OVER):
             self._go(MasterState.DESTROYING)
-            self.announcer.say("kill", "SIGTERM")
-            self.crew.retire_all(signal.SIGTERM)
-            self._changed()
+            self._retire_all(signal.SIGTERM)
+            self._outgoing.release()
         elif self.state is MasterState.CLOSED:  # a handler of `close` takes too long for somebody
             self._finish()
 
@@ -333,26 +435,36 @@ class Supervisor:
             self.announcer.say("closing")
         else:
             self._close_timer.cancel()
-        if not self._succession.done:
-            notify("STOPPING=1")
-            self._succession.cancel("the cluster is closing")
+            self._close_timer = None
+        self._stop_being_the_service(graceful=number not in AT_ONCE)
         self._go(MasterState.DESTROYING if number in AT_ONCE else MasterState.CLOSING)
+        self._stop_keeping("the cluster is closing")
+        self.crew.scoreboard.emptying = self._plan.listeners.shut()
+        self._retire_all(number)
+
+    def _stop_being_the_service(self, graceful: bool) -> None:
+        """Tell the service manager, the old master, and a new one on its way."""
+        if self._incoming.in_power:
+            notify("STOPPING=1")
+            self._incoming.release()
+        self._outgoing.cancel("the cluster is closing", graceful)
+
+    def _stop_keeping(self, reason: str) -> None:
+        """Fill no slot again, and fail what is under way."""
         self.crew.maintaining = False
-        self._sizing.abandon("the cluster is closing")
-        self._reloading.abandon("the cluster is closing")
-        mask = 0
-        for index, listener in enumerate(self._plan.listeners):
-            if not listener.goes_on and index < 64:
-                listener.refuse()
-                mask |= 1 << index
-        self.crew.scoreboard.emptying = mask
+        self._sizing.abandon(reason)
+        self._reloading.abandon(reason)
+
+    def _retire_all(self, number: int) -> None:
         self.announcer.say("kill", name(number))
         self.crew.retire_all(number)
-        self._changed()
+        self.changed()
 
     def _all_gone(self) -> None:
         """No worker is left."""
-        self._succession.finish()
+        if self._outgoing.ended:
+            self._plan.listeners.reclaim()
+        self._outgoing.finish()
         self._plan.listeners.close()
         self._go(MasterState.CLOSED)
         self._say_and_hold("close", (), self._finish)
@@ -367,20 +479,28 @@ class Supervisor:
     @property
     def predecessor_pid(self) -> int | None:
         """The old master's."""
-        return self._takeover.pid
+        return self._incoming.pid
 
     @property
     def successor_pid(self) -> int | None:
         """The new master's, once it serves."""
-        return self._succession.pid
+        return self._outgoing.pid
 
-    def _totals(self) -> dict[str, int]:
-        return self.crew.scoreboard.sums([worker.row for worker in self.crew.members.values()])
+    def totals(self) -> dict[str, int]:
+        """What this master has counted in its whole life."""
+        return self.crew.scoreboard.sums(self._rows())
+
+    def _rows(self) -> list[int]:
+        return [worker.row for worker in self.crew.members.values()]
+
+    def recent_times(self) -> dict[str, int]:
+        """How long the requests of the last minute took."""
+        return self.crew.scoreboard.recent(self._rows())
 
     def status(self) -> dict[str, Any]:
         """A snapshot of everything countable."""
-        totals = self._totals()
-        self._succession.share(totals)
+        totals = self.totals()
+        self._outgoing.share(totals)
         return {
             "state": self.state.value,
             "pid": self._system.pid(),
@@ -392,3 +512,9 @@ class Supervisor:
             "workers": self.crew.status(),
         }
 
+
+def _policy(settings: dict[str, Any]) -> Policy:
+    probation = settings["probation"]
+    if probation is None:
+        probation = 0.0 if host.in_development() else PROBATION
+    return Policy(settings["restart threshold"], settings["restart timeout"], probation, settings["timeout"])

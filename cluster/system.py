@@ -29,6 +29,9 @@ _sleep: Callable[[float], None] = gevent.monkey.get_original("time", "sleep")
 #: runs its `finally` blocks, and those would clean up for the master
 _inherited: list[Any] = []
 
+#: seconds until who has raised when told of a child's end is told again
+AGAIN = 0.5
+
 #: what a forked child has to undo while it still has its master's loop
 undo_in_child: list[Callable[[], None]] = []
 
@@ -39,6 +42,8 @@ class System:
     def __init__(self) -> None:
         #: nohup(1) was asked for, and holds for the programs that we start
         self.hangup_ignored = False
+        #: processes that are on their way to another program
+        self._starting: dict[int, Start] = {}
 
     def now(self) -> float:
         """Seconds on the monotonic clock."""
@@ -76,17 +81,22 @@ class System:
         return pid
 
     def watch(self, pid: int, callback: Callable[[int, int], None]) -> Any:
-        """Call ``callback(pid, wait status)`` once *pid* has ended. Keep what is returned; it must not be collected."""
-        watcher = gevent.get_hub().loop.child(pid, ref=True)
+        """Call ``callback(pid, wait status)`` once *pid* has ended. Keep what is returned; it must not be collected.
 
-        def ended() -> None:
-            watcher.stop()
-            status = watcher.rstatus
-            watcher.close()
+        When the callback raises, for want of memory perhaps, it is called again `AGAIN` seconds later.
+        """
+
+        def ended(pid: int, status: int) -> None:
+            if pid in self._starting:
+                self._starting[pid].look()
             callback(pid, status)
 
-        watcher.start(ended)
-        return watcher
+        return Child(pid, ended)
+
+    def undo_fork(self, pid: int) -> None:
+        """End a child that has just been forked and that nobody watches."""
+        os.kill(pid, signal.SIGKILL)
+        self.reap(pid)  # it runs nothing that could hold it up
 
     def kill(self, pid: int, number: int) -> bool:
         """Send a signal; False when there is no such process any more, or it is another user's and we are not root."""
@@ -96,12 +106,22 @@ class System:
             return False
         return True
 
-    def execute(
-        self, argv: list[str], environment: Mapping[str, str], directory: str, descriptors: Iterable[int]
-    ) -> int:
-        """Start another program with *descriptors* inherited under their numbers. Returns its pid.
+    def reap(self, pid: int) -> None:
+        """Block until the child *pid* has ended; it was killed."""
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:  # reaped already
+            pass
 
-        Raises OSError when it cannot be started.
+    def execute(
+        self, argv: list[str], environment: Mapping[str, str], directory: str, descriptors: Iterable[int],
+        failed: Callable[[OSError], None] = lambda error: None,
+    ) -> int:
+        """Start another program with *descriptors* inherited under their numbers. Returns the pid of its process.
+
+        Raises OSError when there can be no such process. To go to *directory* and to load the program is done in it,
+        and may take for ever, on a file system that does not answer: nobody waits for that. When it fails, *failed* is
+        called with the reason, from the hub, before who watches the process learns of its end.
         """
         keep = list(descriptors)
         reader, writer = os.pipe()
@@ -115,11 +135,12 @@ class System:
             raise
         if pid == 0:
             try:
-                _close(reader)
                 default_signals()
                 if self.hangup_ignored:
                     signal.signal(signal.SIGHUP, signal.SIG_IGN)
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                # it may stay here for long, and must not keep from its end what somebody waits to see the end of
+                close_all_but({0, 1, 2, writer, *keep})
                 os.chdir(directory)
                 for descriptor in keep:
                     os.set_inheritable(descriptor, True)
@@ -132,13 +153,11 @@ class System:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _close(writer)
         try:
-            failure = os.read(reader, 4)  # end-of-file at the exec, within milliseconds
-        finally:
+            self._starting[pid] = Start(reader, argv[0], lambda: self._starting.pop(pid, None), failed)
+        except MemoryError:
             _close(reader)
-        if failure:
-            os.waitpid(pid, 0)
-            number = struct.unpack("=i", failure)[0]
-            raise OSError(number, os.strerror(number), argv[0])
+            self.undo_fork(pid)
+            raise
         return pid
 
     def exit(self, code: int) -> NoReturn:
@@ -158,6 +177,70 @@ class System:
             return len(os.listdir("/proc/self/task"))
         except OSError:
             return len(sys._current_frames())
+
+
+class Child:
+    """Waits for the end of a child of this process, and tells of it until that was taken."""
+
+    def __init__(self, pid: int, callback: Callable[[int, int], None]) -> None:
+        loop = gevent.get_hub().loop
+        self._pid = pid
+        self._callback: Callable[[int, int], None] | None = callback
+        self._again = loop.timer(AGAIN, repeat=AGAIN)  # made now: later there may be no memory for it
+        self._watcher = loop.child(pid, ref=True)
+        self._watcher.start(self._ended)
+
+    def _ended(self) -> None:
+        # what a callback of the loop raises is printed and forgotten
+        self._again.start(self._tell)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._callback is not None:
+            self._callback(self._pid, self._watcher.rstatus)
+            self._callback = None
+        self.stop()
+
+    def stop(self) -> None:
+        """Wait no more."""
+        for watcher in (self._again, self._watcher):
+            watcher.stop()
+            watcher.close()
+
+
+class Start:
+    """Whether a new process gets as far as the program that it is to run; *over* is called once that is known.
+
+    *reader*: the end of a pipe that the exec closes, and that an error number comes through when there is none.
+    """
+
+    def __init__(self, reader: int, program: str, over: Callable[[], Any], failed: Callable[[OSError], None]) -> None:
+        self._reader = reader
+        self._program = program
+        self._over = over
+        self._failed = failed
+        os.set_blocking(reader, False)
+        self._watcher = gevent.get_hub().loop.io(reader, 1)
+        self._watcher.start(self.look)
+        undo_in_child.append(self._close)
+
+    def look(self) -> None:
+        """See what has come of it."""
+        try:
+            failure = os.read(self._reader, 4)
+        except BlockingIOError:
+            return
+        undo_in_child.remove(self._close)
+        self._close()
+        self._over()
+        if failure:
+            number = struct.unpack("=i", failure)[0]
+            self._failed(OSError(number, os.strerror(number), self._program))
+
+    def _close(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+        _close(self._reader)
 
 
 def forget_master() -> None:
@@ -218,6 +301,38 @@ def default_signals() -> None:
             continue
 
 
+class SignalAlarm:
+    """Wakes the hub for signals whose handlers Python itself calls (`signal.signal`), as long as this is not closed.
+
+    Without it, one that comes right before the hub begins to wait is acted upon only when something else wakes it. For
+    the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        for descriptor in (self._reader, self._writer):
+            os.set_blocking(descriptor, False)
+        # `ref`: that a signal may come is no reason for a hub to wait when nothing else is there to wait for
+        self._watcher = gevent.get_hub().loop.io(self._reader, 1, ref=False)
+        self._watcher.start(self._rang)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def _rang(self) -> None:
+        """The handler has run before this: that Python code is about to run was all that it waited for."""
+        with contextlib.suppress(OSError):
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        """In the process that made it, or in one that was forked from it: wake the hub no more."""
+        writer = signal.set_wakeup_fd(-1)
+        if writer not in (-1, self._writer):  # the application's own
+            signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._watcher.stop()
+        self._watcher.close()
+        for descriptor in (self._reader, self._writer):
+            close_descriptor(descriptor)
+
+
 def tell_when_parent_dies(number: int) -> None:
     """Have the kernel send signal *number* to this process when its parent dies (Linux; elsewhere nothing happens).
 
@@ -239,6 +354,17 @@ def unblock_signals() -> None:
 def pause(seconds: float) -> None:
     """Block the whole process, hub included. Only where nothing else can run any more."""
     _sleep(seconds)
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every other descriptor of this process."""
+    first = 0
+    for descriptor in sorted(set(kept)):
+        if first < descriptor:  # closerange(0, 0) closes everything, in Python 3.11 at least
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(first, limit if limit > 0 else 65536)
 
 
 def close_descriptor(descriptor: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,22 @@ import pytest
 from .harness import Workshop, workshop
 
 _FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_heed_signals() -> Iterator[None]:
+    """Programs that tests start heed Ctrl-C and the like, as they would in a terminal, wherever the tests run.
+
+    A shell's background job ignores SIGINT and SIGQUIT, one under nohup SIGHUP, and so does whatever is executed from
+    there. A handler ends with the exec; that of ours does nothing, as we were asked.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)}
+    for number, action in before.items():
+        if action is signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
 
 
 @pytest.hookimpl(wrapper=True)

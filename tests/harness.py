@@ -104,11 +104,13 @@ class Script:
     ) -> None:
         env = {key: value for key, value in os.environ.items()
                if not key.startswith("CLUSTER_") and key not in ("NOTIFY_SOCKET", "PORT", "WEB_CONCURRENCY")}
-        env.update({"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})})
+        # in development an old master does not wait how the new one does; those who wait for its end need not either
+        env.update({"CLUSTER_ENV": "development", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",
+                    **(environment or {})})
         env.pop("PWD", None)
         self.process = subprocess.Popen(
             arguments, cwd=cwd or directory, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=lambda: _begin(preexec), pass_fds=pass_fds,
+            start_new_session=True, preexec_fn=preexec, pass_fds=pass_fds,
         )
         self.session = self.process.pid
         #: the master; changes at a restart
@@ -274,14 +276,6 @@ class Workshop:
         for script in self._scripts:
             script.assert_gone()
         assert [str(path) for path in self.directory.rglob("*") if path.is_socket()] == []
-
-
-def _begin(preexec: Callable[[], None] | None) -> None:
-    """In the child: as a terminal would start it. A shell's background job (a CI's, say) ignores these."""
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    if preexec is not None:
-        preexec()
 
 
 def processes() -> dict[int, dict[str, Any]]:

@@ -17,7 +17,7 @@ from gevent.hub import get_hub
 
 from .. import output
 from ..errors import ConfigurationError
-from .errors import Refused
+from .errors import BodyError, Refused
 from .request import Environ
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ _UNSAFE_IN = {"r": re.compile(r"[^ !#-Z^-~]"), "t": _UNSAFE}
 class Record:
     """What is known of a request when it is over."""
 
-    __slots__ = ("environ", "headers", "peer", "seconds", "sent", "status")
+    __slots__ = ("environ", "headers", "peer", "reason", "seconds", "sent", "status")
 
     def __init__(
-        self, environ: Environ, peer: str, status: int, sent: int, seconds: float, headers: list[tuple[str, str]]
+        self, environ: Environ, peer: str, status: int, sent: int, seconds: float, headers: list[tuple[str, str]],
+        reason: str | None = None,
     ) -> None:
         self.environ = environ
         self.peer = peer
@@ -56,6 +57,8 @@ class Record:
         self.sent = sent
         self.seconds = seconds
         self.headers = headers
+        #: why the server refused it; None when it did not
+        self.reason = reason
 
     @property
     def user(self) -> str | None:
@@ -103,6 +106,7 @@ _ATOMS: dict[str, Callable[[Record], Any]] = {
     "D": lambda record: int(record.seconds * 1_000_000),
     "L": lambda record: f"{record.seconds:.6f}",
     "p": lambda record: f"<{os.getpid()}>",
+    "reason": lambda record: record.reason,
 }
 
 _FIELDS: dict[str, Callable[[Record], Any]] = {
@@ -123,9 +127,12 @@ _FIELDS: dict[str, Callable[[Record], Any]] = {
 
 
 def compile_format(text: str) -> Callable[[Record], str]:
-    """A function that renders a line. Raises `ConfigurationError` for an atom that is none, and for a ``%`` alone."""
+    """A function that renders a line. Raises `ConfigurationError` for an atom that is none, and for a ``%`` alone.
+
+    Where a request was refused, the reason follows the line in quotes unless the format has a place for it.
+    """
     if text == JSON:
-        return lambda record: json.dumps({name: get(record) for name, get in _FIELDS.items()})
+        return _json
     rest = _ATOM.sub(" ", text)
     if "%" in rest:
         wrong = rest[rest.index("%") :].split()[0]
@@ -141,7 +148,20 @@ def compile_format(text: str) -> Callable[[Record], str]:
         if name is not None:
             atoms.append((_getter(name), _UNSAFE if quoted else _UNSAFE_IN.get(name, _UNSAFE_UNQUOTED)))
     template = "".join(parts) + text[end:]
-    return lambda record: template % tuple(_safe(get(record), unsafe) for get, unsafe in atoms)
+    told = any(get is _ATOMS["reason"] for get, _ in atoms)
+
+    def render(record: Record) -> str:
+        line = template % tuple(_safe(get(record), unsafe) for get, unsafe in atoms)
+        return line if told or record.reason is None else f'{line} "{_safe(record.reason, _UNSAFE)}"'
+
+    return render
+
+
+def _json(record: Record) -> str:
+    fields = {name: get(record) for name, get in _FIELDS.items()}
+    if record.reason is not None:
+        fields["reason"] = record.reason
+    return json.dumps(fields)
 
 
 def _getter(name: str) -> Callable[[Record], Any]:
@@ -215,11 +235,13 @@ class AccessLog:
         """Log an exchange that is over. Never raises."""
         seconds = exchange.finished - exchange.started
         peer = exchange.connection.peer
-        self._line(Record(exchange.environ, peer, exchange.code, exchange.sent, seconds, exchange.headers))
+        fault = exchange.body.fault if exchange.body is not None else None
+        reason = fault.reason if isinstance(fault, BodyError) and fault.status == exchange.code else None
+        self._line(Record(exchange.environ, peer, exchange.code, exchange.sent, seconds, exchange.headers, reason))
 
     def add_refused(self, connection: Connection, refused: Refused, environ: Environ | None, size: int) -> None:
         """Log a request that was refused."""
-        self._line(Record(environ or {}, connection.peer, refused.status, size, 0.0, []))
+        self._line(Record(environ or {}, connection.peer, refused.status, size, 0.0, [], refused.reason))
 
     def _line(self, record: Record) -> None:
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 from .files import FileWrapper
+from .proxies import apply_scheme
 from .request import Environ
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 class Binding:
     """Made by `HTTPServer.add_listener`; given back to `HTTPServer.accepted` with each connection."""
 
-    __slots__ = ("accept", "environ", "family", "has_port", "listener", "proxy_protocol", "tls", "type")
+    __slots__ = ("_secure", "accept", "environ", "family", "has_port", "listener", "proxy_protocol", "tls", "type")
 
     def __init__(
         self, listener: Any, tls: ssl.SSLContext | None, proxy_protocol: Networks | None, environ: Environ
@@ -61,6 +63,18 @@ class Binding:
         if tls:
             self.environ["HTTPS"] = "on"
         _make_room(self.environ)
+        self._secure: Binding | None = None
+
+    def behind_tls(self) -> Binding:
+        """The same for clients that speak TLS with a proxy, which speaks plainly with us."""
+        if self.tls is not None:
+            return self
+        if self._secure is None:
+            self._secure = copy.copy(self)
+            self._secure.environ = self.environ.copy()
+            apply_scheme(self._secure.environ, "https")
+            _make_room(self._secure.environ)
+        return self._secure
 
     def set_tls(self, context: ssl.SSLContext) -> None:
         """Use another context (other certificates) for connections accepted from now on.

@@ -24,8 +24,10 @@ from .exchange import Exchange
 from .grammar import first_fault
 from .limits import UNLIMITED
 from .receiving import Receiving
+from .refusals import HANDSHAKE, REQUEST
 from .request import Environ
-from .wire import COLLECT, HEAD, IDLE, RUNNING, UNREAD
+from .tls import NOT_TLS, Transport
+from .wire import CLOSED, COLLECT, HEAD, IDLE, RUNNING, UNREAD
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -57,7 +59,7 @@ class Connection(Receiving):
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._reset()
+            self.broken()
             return
         if not data:
             self._on_eof()
@@ -168,10 +170,10 @@ class Connection(Receiving):
                 self._wake_body()
         elif state == COLLECT:
             self.refuse(Refused(400, "the body ended early"), self.exchange.environ if self.exchange else None)
-        else:
+        elif state != IDLE or not self.buffer:  # else a request waits in there for `_on_buffered`
             self.close()
 
-    def _reset(self) -> None:
+    def broken(self) -> None:
         """The connection broke."""
         self.eof = True
         self._pause()
@@ -234,8 +236,10 @@ class Connection(Receiving):
             data, self.buffer = self.buffer, b""
             self._resume()
             self.take(data)
-            if self.eof and not (self.state == IDLE and self.buffer):
+            if self.eof:
                 self._on_eof()  # it came before anybody looked at this
+            elif self.engine.ending:
+                self.end_idle()  # it was no more than an empty line
 
     def end_idle(self) -> None:
         """Close an idle connection, unless a request has come at the last moment."""
@@ -247,6 +251,11 @@ class Connection(Receiving):
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
+        if self._reading and self.state != IDLE:  # an idle one is looked at anyway
+            # The worker may have been busy for so long, and what was waited for have come meanwhile.
+            self.on_readable()
+            if self.deadline > monotonic():
+                return
         self.deadline = UNLIMITED
         if self._waiting_write is not None and self._write_until <= monotonic():
             self._waiting_write.throw(WriteStalled("the client does not read"))
@@ -273,6 +282,7 @@ class Connection(Receiving):
         counters = engine.counters
         counters[index.REQUESTS_TOTAL] += 1
         counters[index.RESPONSES + refused.status // 100] += 1
+        engine.refusals.count(REQUEST, f"{refused.status} {refused.reason}")
         head, body = response.refusal(refused, engine.date())
         if environ is not None and environ.get("REQUEST_METHOD") == "HEAD":
             body = b""
@@ -287,12 +297,30 @@ class Connection(Receiving):
         self._linger()
 
 
-
 class TLSConnection(Connection):
     """A connection whose socket is a `tls.Transport`."""
 
     __slots__ = ()
     plain = False
+
+    def broken(self) -> None:
+        transport = self.sock
+        if not isinstance(transport, Transport) or transport.trouble not in NOT_TLS:
+            super().broken()
+            return
+        # Whoever it is can be told, in its own words; what else it sends is read away as what it is.
+        self.sock = transport.given_up()
+        self.refuse(Refused(400, transport.trouble))
+
+    def on_deadline(self) -> None:
+        if isinstance(self.sock, Transport):
+            self.sock.too_late()
+        super().on_deadline()
+
+    def close(self) -> None:
+        if self.state != CLOSED and isinstance(self.sock, Transport) and self.sock.trouble is not None:
+            self.engine.refusals.count(HANDSHAKE, self.sock.trouble)
+        super().close()
 
     def _abort(self) -> None:
         self.sock.skip_goodbye()

@@ -16,6 +16,7 @@ from ..output import say
 from .body import EmptyBody
 from .limits import Limits
 from .pool import Pool
+from .refusals import Refusals
 from .request import Environ, HeadParser
 from .response import Clock
 
@@ -66,10 +67,12 @@ class Engine:
         on_error: OnError | None,
         access_log: AccessLog | None,
         proxies: TrustedProxies | None,
+        durations: index.Durations | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
         self.counters = counters
+        self.durations = index.Durations(counters) if durations is None else durations
         self.in_flight = in_flight
         self.on_error = on_error or print_error
         self.access_log = access_log
@@ -77,6 +80,7 @@ class Engine:
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
         self.pool = Pool(self.hub)
+        self.refusals = Refusals(self.loop)
         self.parser = HeadParser(limits)
         self.clock = Clock()
         self.empty_body = EmptyBody()
@@ -142,8 +146,10 @@ class Engine:
         for connection in self.connections:
             connection.let_go()
         self.counters = list(self.counters)
+        self.durations = index.Durations(self.counters)
         self.in_flight = None
         self.access_log = None
+        self.refusals = Refusals(self.loop)
         self.observers = ()
 
     def observe(self, event: str, data: dict[str, Any]) -> None:

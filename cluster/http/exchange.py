@@ -10,11 +10,9 @@ from gevent import GreenletExit
 from .. import counters as index
 from . import response
 from .errors import BodyError, ClientGone
+from .refusals import REQUEST
 from .responding import Responding
 
-#: the index of the histogram's counter by duration in microseconds, for those that are short
-_BUCKET = [index.LATENCY + index.bucket(microseconds / 1e6 + 1e-9) for microseconds in range(2048)]
-_SHORT = len(_BUCKET)
 #: what is told of a request whose client had gone before its answer began, as in nginx; no response, so never counted
 _CLIENT_GONE = 499
 
@@ -59,11 +57,7 @@ class Exchange(Responding):
             counters[index.RESPONSES + self.code // 100] += 1
         else:
             self.code = _CLIENT_GONE
-        microseconds = int((now - self.started) * 1e6)
-        if microseconds < _SHORT:
-            counters[_BUCKET[microseconds]] += 1
-        else:
-            counters[index.LATENCY + index.bucket(now - self.started)] += 1
+        engine.durations.add(now - self.started, now)
         try:
             if self.token is not None and engine.in_flight is not None:
                 engine.in_flight.end(self.token)
@@ -98,6 +92,7 @@ class Exchange(Responding):
         fault = body.fault if body is not None else None
         if isinstance(fault, BodyError) and not self.head_sent:
             status, text = fault.status, fault.reason
+            engine.refusals.count(REQUEST, f"{status} {text}")
         else:
             status, text = 500, ""
             if not isinstance(error, GreenletExit):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import Refused
 from .limits import UNLIMITED
-from .proxies import proxy_header
+from .proxies import Introduction, proxy_header
+from .refusals import CONNECTION
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
 class Preface:
     """Reads the header, then gives the socket away; to the engine it is a connection like others.
 
-    `done` is called with the socket, the client's address and port (None to keep the proxy's), and what came behind
-    the header.
+    `done` is called with the socket, what the header says, and what came behind it.
     """
 
     __slots__ = ("_data", "_done", "_sock", "_watcher", "deadline", "engine", "state")
 
-    def __init__(self, engine: Engine, sock: Any, done: Callable[[Any, tuple[str, str] | None, bytes], None]) -> None:
+    def __init__(self, engine: Engine, sock: Any, done: Callable[[Any, Introduction, bytes], None]) -> None:
         self.engine = engine
         self.deadline = monotonic() + engine.limits.timeouts.head
         #: of its own kind; see `connection` for the others
@@ -43,28 +43,38 @@ class Preface:
         except OSError:
             data = b""
         if not data:
-            self.close()
+            self._refuse("the PROXY protocol header ended early")
             return
         self._data += data
         try:
             found = proxy_header(self._data)
-        except Refused:
+        except Refused as refused:
             # Whoever it is, it does not speak the protocol of this listener: nothing to say to it.
-            self.close()
+            self._refuse(refused.reason)
             return
         if found is not None:
-            peer, size = found
-            sock, rest = self._sock, self._data[size:]
+            sock, rest = self._sock, self._data[found.size :]
             self._stop()
             try:
-                self._done(sock, peer, rest)
+                self._done(sock, found, rest)
             finally:
                 self.engine.release(self)  # after the connection has begun: the server must not look empty in between
 
     def on_deadline(self) -> None:
+        if self._sock is not None:
+            self._on_readable()  # it may have come at the last moment
+        if self._sock is not None:
+            self._refuse("the PROXY protocol header did not come")
+
+    def _refuse(self, reason: str) -> None:
+        if self._data:  # else it is a look whether somebody listens, as load balancers have
+            self.engine.refusals.count(CONNECTION, reason)
         self.close()
 
     def end_idle(self) -> None:
+        """Close, unless the header has come at the last moment."""
+        if self._sock is not None:
+            self._on_readable()
         self.close()
 
     def close(self) -> None:

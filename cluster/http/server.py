@@ -19,7 +19,8 @@ from .engine import Engine, InFlight, Observer, OnError, WSGIApplication
 from .errors import Refused
 from .limits import Limits
 from .preface import Preface
-from .proxies import TrustedProxies, as_networks
+from .proxies import Introduction, TrustedProxies, as_networks
+from .refusals import CONNECTION
 from .request import Environ
 from .wire import IDLE
 
@@ -39,16 +40,20 @@ class HTTPServer:
     :param limits: what clients may send, and how slowly
     :param counters: a mutable sequence of at least `counters.SIZE` integers to count in, for instance shared memory
         cast to ``Q``; a list by default
+    :param durations: what counts how long requests take; default: a `counters.Durations` of *counters*
     :param in_flight: where to note requests while they run
     :param on_error: called with ``sys.exc_info()`` and the environ (None outside a request) when the application
         raised; prints the traceback by default. Must not block.
     :param access_log: where to log requests; nowhere by default
-    :param trusted_proxies: peers whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks, ``unix``
-        or ``*``, in a list or one string; none by default
+    :param trusted_proxies: peers whose `forwarded_headers` are believed: addresses, networks, ``unix`` or ``*``, in a
+        list or one string; none by default
+    :param forwarded_headers: what of these is believed, as for `proxies.TrustedProxies`: ``for`` and ``proto`` by
+        default
     :param observers: each is called with an event (``client connection`` …) and its data; looked at anew for each one,
         so that it costs next to nothing while the sequence is empty. Must not raise or block.
 
-    Raises `ConfigurationError` for peers that are no addresses, ValueError for too few counters.
+    Raises `ConfigurationError` for peers that are no addresses and words that are no headers, ValueError for too few
+    counters.
     """
 
     def __init__(
@@ -58,10 +63,12 @@ class HTTPServer:
         limits: Limits | None = None,
         *,
         counters: MutableSequence[int] | None = None,
+        durations: index.Durations | None = None,
         in_flight: InFlight | None = None,
         on_error: OnError | None = None,
         access_log: AccessLog | None = None,
         trusted_proxies: str | Iterable[str] | None = None,
+        forwarded_headers: str | Iterable[str] | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         counters = [0] * index.SIZE if counters is None else counters
@@ -70,8 +77,8 @@ class HTTPServer:
         self.limits = limits or Limits()
         self.counters = counters
         networks = as_networks(trusted_proxies)
-        proxies = TrustedProxies(networks) if networks is not None else None
-        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies)
+        proxies = TrustedProxies(networks, forwarded_headers) if networks is not None else None
+        self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies, durations)
         self._engine.on_closed = self._on_closed
         self._engine.observers = observers
         self._bindings: list[Binding] = []
@@ -150,6 +157,7 @@ class HTTPServer:
                     refused = Refused(503, "too many connections")
                     connected.send(b"".join(response.refusal(refused, self._engine.date())))
                 connected.close()
+                self._engine.refusals.count(CONNECTION, "too many connections")
                 return
             if binding.proxy_protocol is not None and peer in binding.proxy_protocol:
                 Preface(self._engine, connected, partial(self._introduced, binding, peer, port))
@@ -167,11 +175,13 @@ class HTTPServer:
             connection.deadline = monotonic() + self.limits.timeouts.linger
 
     def _introduced(
-        self, binding: Binding, peer: str, port: str, sock: Any, client: tuple[str, str] | None, rest: bytes
+        self, binding: Binding, peer: str, port: str, sock: Any, said: Introduction, rest: bytes
     ) -> None:
         """A proxy has said for whom it speaks."""
-        if client is not None:
-            peer, port = client
+        if said.client is not None:
+            peer, port = said.client
+        if said.secure:
+            binding = binding.behind_tls()
         if binding.tls is None:
             connection = Connection(self._engine, binding, sock, peer, port)
         else:
@@ -182,7 +192,7 @@ class HTTPServer:
             except BlockingIOError:
                 rest = b""
             except OSError:
-                connection.close()
+                connection.broken()
                 return
         self._begin(connection)
         if rest:
@@ -273,6 +283,7 @@ class HTTPServer:
         finally:
             if engine.access_log is not None:
                 engine.access_log.flush()
+            self.tell_refused()
             self._stopped.set()
 
     def stop(self, grace: float = 1.0) -> None:
@@ -284,11 +295,16 @@ class HTTPServer:
         self.stop_accepting()
         for connection in list(self._engine.connections):
             connection.close()
+        self.tell_refused()
         self._stopped.set()
 
     def let_go(self) -> None:
         """In a process that the application has forked: leave connections, counters and logs to the one that serves."""
         self._engine.let_go()
+
+    def tell_refused(self) -> None:
+        """Say now, on standard error, what was refused since it was said last; nothing when that is nothing."""
+        self._engine.refusals.tell()
 
     def _on_closed(self) -> None:
         active = len(self._engine.connections)

@@ -80,6 +80,12 @@ def _path(pem: PEM, opened: list[Any]) -> str:
     return file.name
 
 
+_HTTP = "plain HTTP on a port that speaks TLS"
+_PROXY = "an unexpected PROXY protocol header on a port that speaks TLS"
+#: troubles of clients that do not speak TLS, and can be told so
+NOT_TLS = frozenset((_HTTP, _PROXY))
+
+
 class Transport:
     """A TLS connection with the methods of a non-blocking socket that `Connection` uses.
 
@@ -87,7 +93,8 @@ class Transport:
     with the same data.
     """
 
-    __slots__ = ("_accepted", "_ended", "_established", "_incoming", "_object", "_outgoing", "_pending", "_sock")
+    __slots__ = ("_accepted", "_ended", "_established", "_incoming", "_object", "_outgoing", "_pending", "_sock",
+                 "trouble")
 
     def __init__(self, sock: Any, tls: ssl.SSLContext) -> None:
         self._sock = sock
@@ -98,6 +105,8 @@ class Transport:
         self._pending = b""  # encrypted and not yet taken by the kernel
         self._accepted = 0  # how much of the caller's data that is
         self._ended = False
+        #: what is wrong with the handshake; None before it has begun, and once it is done
+        self.trouble: str | None = None
 
     def fileno(self) -> int:
         return int(self._sock.fileno())
@@ -118,12 +127,13 @@ class Transport:
         if not raw:
             self._ended = True
             return b""
+        if not self._established and self.trouble is None:
+            self._look(raw)
         self._incoming.write(raw)
         pieces = []
         try:
             if not self._established:
-                self._object.do_handshake()
-                self._established = True
+                self._shake_hands()
             while True:
                 piece = self._object.read(65536)
                 if not piece:
@@ -140,6 +150,33 @@ class Transport:
         if pieces or self._ended:
             return b"".join(pieces)
         raise BlockingIOError
+
+    def _look(self, raw: bytes) -> None:
+        """The first bytes: raises ConnectionError where they cannot be TLS, but can be something that we know."""
+        if raw[:1].isalpha():
+            self.trouble = _PROXY if raw.startswith(b"PROXY ") else _HTTP
+            raise ConnectionError(self.trouble)
+        self.trouble = "ended early"  # unless more comes
+
+    def _shake_hands(self) -> None:
+        try:
+            self._object.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            self.trouble = (error.reason or "failed").lower().replace("_", " ")
+            raise
+        self._established = True
+        self.trouble = None
+
+    def too_late(self) -> None:
+        """The time for the handshake is over, if it still goes on."""
+        if self.trouble is not None:
+            self.trouble = "timed out"
+
+    def given_up(self) -> Any:
+        """The socket below, for a client that does not speak TLS."""
+        return self._sock
 
     def send(self, data: Any) -> int:
         """Take some of the data; returns how much, once the kernel has it."""

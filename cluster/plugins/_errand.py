@@ -63,6 +63,8 @@ class Errand:
         self._idle = gevent.event.Event()
         self._reported: dict[str, float] = {}
         self._hurried = False
+        #: why the last helper could not be started
+        self._failure = ""
         master.on("after fork", self._abandon)
         master.on("kill", self._killing)
 
@@ -91,7 +93,7 @@ class Errand:
         ours, theirs = channel.pair()
         try:
             pid = self._system.execute([sys.executable, _SCRIPT, self._module, str(theirs.fileno())], os.environ,
-                                       STARTED_IN, [theirs.fileno()])
+                                       STARTED_IN, [theirs.fileno()], self._not_started)
         except OSError as error:
             ours.close()
             self._lose(1, f"the helper cannot be started: {error}")
@@ -103,6 +105,9 @@ class Errand:
         self._channel.send({"t": "settings", **self._settings})
         self._watcher = self._system.watch(pid, self._reaped)
         return True
+
+    def _not_started(self, error: OSError) -> None:
+        self._failure = f"the helper cannot be started: {error}"
 
     def _heard(self, message: Message) -> None:
         self._waiting = max(0, self._waiting - 1)
@@ -118,7 +123,9 @@ class Errand:
             self._channel = None
         lost, self._waiting = self._waiting, 0
         if lost:
-            self._lose(lost, f"the helper ended ({narration.ending(os.waitstatus_to_exitcode(status))})")
+            how = narration.ending(os.waitstatus_to_exitcode(status))
+            self._lose(lost, self._failure or f"the helper ended ({how})")
+        self._failure = ""
         self._idle.set()
 
     def _lose(self, count: int, reason: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import colorlog
 
@@ -51,30 +51,39 @@ def _lower_case(record: logging.LogRecord) -> bool:
 
 
 def _narrate(master: Master, log: logging.Logger) -> None:
-    def tell(event: str, level: Callable[..., None], words: Callable[..., str]) -> None:
-        master.on(event, lambda *args: level(words(*args)))
+    def tell(event: str, level: Callable[..., None], words: Callable[..., str | None]) -> None:
+        def handle(*args: Any) -> None:
+            text = words(*args)
+            if text is not None:
+                level("%s", text)
+
+        master.on(event, handle)
+
+    def rarely(words: Callable[..., str]) -> Callable[..., str | None]:
+        return lambda worker, *args: words(worker, *args) if narration.is_news(worker) else None
 
     def listening() -> None:
         for address in master.addresses:
             log.info("listening for connections on %s", address)
 
     tell("start", log.info, lambda: f"master started (pid {os.getpid()})")
-    tell("worker", log.info, lambda worker: f"worker {worker.id} spawned (pid {worker.pid})")
+    tell("worker", log.info, rarely(lambda worker: f"worker {worker.id} spawned (pid {worker.pid})"))
     master.on("listening", listening)
-    tell("worker connected", log.info, lambda worker: f"worker {worker.id} connected")
+    tell("worker connected", log.info, rarely(lambda worker: f"worker {worker.id} connected"))
     tell("worker ready", log.info, lambda worker: f"worker {worker.id} ready after {worker.boot_time * 1000:.0f} ms")
     tell("ready", log.info, lambda: "all workers ready")
     tell("worker removed", log.info, lambda worker: f"worker {worker.id} removed (pid {worker.pid})")
-    tell("worker killed", log.warning, narration.died)
-    tell("worker waiting", log.warning, narration.waiting)
+    tell("worker killed", log.warning, narration.died_rarely)
+    tell("worker waiting", log.warning, narration.waiting_rarely)
     tell("worker timeout", log.warning, narration.overdue)
-    tell("worker exception", log.error, narration.uncaught)
+    tell("worker exception", log.error, rarely(narration.uncaught))
     tell("kill", log.warning, lambda signal: f"kill({signal})")
     tell("closing", log.info, lambda: "shutting down")
     tell("close", log.info, lambda: "shutdown complete")
     tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restarting: starting a new master")
     tell("restart", log.info, lambda data: "restart complete")
+    tell("resumed", log.warning, lambda: "the new master has died; this one serves again")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}; this master serves on")
     tell("cyclic restart", log.warning, narration.cyclic)
     tell("reloading", log.info, lambda generation: f"reloading: generation {generation} is starting")

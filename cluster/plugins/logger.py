@@ -186,11 +186,21 @@ def _narrate(master: Master) -> None:
     log = master.log
     tracebacks = narration.Told()
 
-    def tell(event: str, level: Callable[..., None], words: Callable[..., str]) -> None:
-        master.on(event, lambda *args: level("%s", words(*args)))
+    def tell(event: str, level: Callable[..., None], words: Callable[..., str | None]) -> None:
+        def handle(*args: Any) -> None:
+            text = words(*args)
+            if text is not None:
+                level("%s", text)
 
-    def uncaught(worker: Any, error: dict[str, str]) -> str:
+        master.on(event, handle)
+
+    def rarely(words: Callable[..., str]) -> Callable[..., str | None]:
+        return lambda worker, *args: words(worker, *args) if narration.is_news(worker) else None
+
+    def uncaught(worker: Any, error: dict[str, str]) -> str | None:
         before = tracebacks.again(error["text"])
+        if before and not narration.is_news(worker):
+            return None
         rest = f" (as before; {before + 1} times by now)" if before else "\n" + error["text"].rstrip("\n")
         return narration.uncaught(worker, error) + rest
 
@@ -200,12 +210,12 @@ def _narrate(master: Master) -> None:
 
     tell("start", log.info, lambda: "master started")
     master.on("listening", listening)
-    tell("worker", log.info, lambda worker: f"spawned worker {worker.id} (pid {worker.pid})")
-    tell("worker connected", log.debug, lambda worker: f"worker {worker.id} connected")
+    tell("worker", log.info, rarely(lambda worker: f"spawned worker {worker.id} (pid {worker.pid})"))
+    tell("worker connected", log.debug, rarely(lambda worker: f"worker {worker.id} connected"))
     tell("worker ready", log.info, lambda worker: f"worker {worker.id} ready")
     tell("worker removed", log.info, lambda worker: f"worker {worker.id} removed (pid {worker.pid})")
-    tell("worker waiting", log.info, narration.waiting)
-    tell("worker killed", log.error, narration.died)
+    tell("worker waiting", log.info, narration.waiting_rarely)
+    tell("worker killed", log.error, narration.died_rarely)
     tell("worker timeout", log.warning, narration.overdue)
     tell("worker exception", log.error, uncaught)
     tell("kill", log.warning, lambda signal: f"sent kill({signal}) to all workers")
@@ -214,6 +224,7 @@ def _narrate(master: Master) -> None:
     tell("changed", log.info, lambda path: f"changed - {path}")
     tell("restarting", log.info, lambda data: "restart requested")
     tell("restart", log.info, lambda data: "restart complete")
+    tell("resumed", log.warning, lambda: "the new master has died; this one serves again")
     tell("restart failed", log.error, lambda reason: f"restart failed: {reason}")
     tell("cyclic restart", log.warning, narration.cyclic)
     tell("reloading", log.info, lambda generation: f"reload requested (generation {generation})")

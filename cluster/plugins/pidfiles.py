@@ -63,6 +63,7 @@ class _PidFiles:
         master.on("worker removed", self._removed)
         master.on("reload failed", lambda generation, reason: self._write_workers())
         master.on("closing", self._end)
+        master.on("resumed", lambda: self._begin(take_over=True))
         # a socket that a new master took over is not ours to remove, and it may be about to rename its own over ours
         master.on("close", lambda: self._gate.close(remove=master.successor is None))
 
@@ -102,6 +103,8 @@ class _PidFiles:
 
     def _end(self) -> None:
         self._ours = False  # from now on the files are history, or another master's
+        if self._master.successor is not None:
+            self._gate.close(remove=False)
 
     def _write_workers(self) -> None:
         for worker in self._master.workers:

@@ -65,7 +65,7 @@ class _Log:
         tell("worker exception", lambda worker, error: error, worker=True)
         tell("worker timeout", lambda worker, seconds: {"seconds": seconds}, worker=True)
         tell("listening", lambda: {"addresses": master.addresses})
-        for event in ("start", "ready", "closing"):
+        for event in ("start", "ready", "closing", "resumed"):
             tell(event, lambda: None)
         master.on("close", errand.finish)
         tell("restart", lambda data: {"predecessor": master.predecessor})

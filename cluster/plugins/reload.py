@@ -128,6 +128,7 @@ class _Watch:
         master.on("restarting", lambda data: self._remember())
         master.on("restart failed", lambda reason: self._forget())
         master.on("closing", self._end)
+        master.on("resumed", self._begin)
 
     def _distrust_our_own(self) -> None:
         """What this process loaded while it was being changed: nobody knows which version that was."""

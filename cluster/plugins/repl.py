@@ -114,7 +114,8 @@ class _Server:
         self._endings: dict[Any, Callable[..., None]] = {}
         master.at_start(self._check)
         master.on("listening", lambda: None if master.predecessor else self._open())
-        master.on("old master gone", self._open)
+        master.on("handed over", self._open)
+        master.on("resumed", self._open)
         master.on("closing", self._closing)
         master.on("close", self._close)
         master.on("after fork", lambda worker: stop_listening())

@@ -1,14 +1,13 @@
-"""responsetimes(): how long requests take, from the histogram of the scoreboard."""
+"""responsetimes(): how long requests take, from what the scoreboard holds of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import narration
-from ..counters import bounds, quantile
-from ..operating import histogram
+from ..counters import RECENT, Times, quantile
 from ._functions import define
 
 if TYPE_CHECKING:
@@ -22,14 +21,17 @@ def responsetimes() -> Callable[[Master], None]:
     """The plugin. Provides ``m.responsetimes()``, a map of names to seconds; the command and the REPL function
     `responsetimes`.
 
-    All are read from a histogram with two buckets per doubling of the time, over all workers since the first start:
-    none is off by more than a factor of 1.42, and `min` and `max` are the bounds of the outermost buckets in use.
+    `requests`, `min`, `max`, `mean` and `standard deviation` are counted, over all workers since the first start. The
+    quantiles are read from a histogram with two buckets per doubling of the time, so none is off by more than a factor
+    of 1.42. `recent` is the same for the last minute: over requests that ended in the last 55 to 60 s, in workers of
+    this master.
     """
 
     def plugin(master: Master) -> None:
         def figures() -> dict[str, Any]:
-            """How long requests took."""
-            return summary(histogram(master.status().get("totals", {})))
+            """How long requests took: since the first start, and in the last minute."""
+            return {**summary(Times.from_counters(master.status().get("totals", {}))),
+                    "recent": summary(Times.from_counters(master.recent_times()))}
 
         master.provide("responsetimes", figures)
         master.command("responsetimes", figures, access="remote")
@@ -38,31 +40,27 @@ def responsetimes() -> Callable[[Master], None]:
     return plugin
 
 
-def summary(buckets: Sequence[int]) -> dict[str, Any]:
+def summary(times: Times) -> dict[str, Any]:
     """Count, minimum, maximum, mean, standard deviation and quantiles, in seconds; None without requests. Pure."""
-    used = [(bounds(number), count) for number, count in enumerate(buckets) if count]
-    total = sum(count for _, count in used)
+    total = sum(times.buckets)
     if not total:
         return {"requests": 0, **dict.fromkeys(("min", "max", "mean", "standard deviation", *QUANTILES))}
-    middles = [(_middle(low, high), count) for (low, high), count in used]
-    mean = sum(middle * count for middle, count in middles) / total
-    variance = sum((middle - mean) ** 2 * count for middle, count in middles) / total
-    low, (last_low, high) = used[0][0][0], used[-1][0]
+    # What is read while a worker writes may be apart by one request; nothing is to lie outside of what was seen.
+    least = times.least if math.isfinite(times.least) else 0.0
+    most = max(times.most, least)
+    mean = min(max(times.sum / total, least), most)
     return {
-        "requests": total, "min": low, "max": high if math.isfinite(high) else last_low, "mean": mean,
-        "standard deviation": math.sqrt(variance), **{name: quantile(buckets, q) for name, q in QUANTILES.items()},
+        "requests": total, "min": least, "max": most, "mean": mean,
+        "standard deviation": math.sqrt(max(0.0, times.squares / total - mean * mean)),
+        **{name: min(max(quantile(times.buckets, q) or 0.0, least), most) for name, q in QUANTILES.items()},
     }
-
-
-def _middle(low: float, high: float) -> float:
-    if not low:
-        return high / 2
-    return math.sqrt(low * high) if math.isfinite(high) else low
 
 
 def _print(master: Master, socket: Any) -> None:
     found = master.responsetimes()
-    socket.title("Response times")
-    socket.row("requests", found.pop("requests"))
-    for name, seconds in found.items():
-        socket.row(name, narration.milliseconds(seconds))
+    recent = found.pop("recent")
+    for title, figures in (("Response times", found), (f"Response times of the last {RECENT:g} s", recent)):
+        socket.title(title)
+        socket.row("requests", figures.pop("requests"))
+        for name, seconds in figures.items():
+            socket.row(name, narration.milliseconds(seconds))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..http import HTTPServer, Limits, Timeouts
-from ..http.proxies import as_networks
+from ..http.proxies import as_forwarded, as_networks
 from ..http.tls import as_context
 from .accepting import Accepting
 from .context import Context
@@ -40,6 +40,7 @@ def check(options: Mapping[str, Any], base: str) -> None:
     against. Raises `ConfigurationError`."""
     limits(options)
     as_networks(options["trusted proxies"])
+    as_forwarded(options["forwarded headers"])
     if options["access log format"] is not None:
         from ..http.access_log import compile_format
 
@@ -91,9 +92,11 @@ class HTTPAdapter:
         self._log = self._open_log(options)
         self._server = _Server(
             self, None, application, limits(options), counters=context.scoreboard.counters(context.row),
-            in_flight=context.in_flight, on_error=self._report, access_log=self._log,
-            trusted_proxies=options["trusted proxies"], observers=context.observers,
+            durations=context.scoreboard.durations(context.row), in_flight=context.in_flight, on_error=self._report,
+            access_log=self._log, trusted_proxies=options["trusted proxies"],
+            forwarded_headers=options["forwarded headers"], observers=context.observers,
         )
+        atexit.register(self._server.tell_refused)
         self._accepting = Accepting(context.scoreboard, context.row)
         self._held = False
         self._bindings = []

@@ -34,6 +34,7 @@ class Tracker:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.counters = context.scoreboard.counters(context.row)
+        self.durations = context.scoreboard.durations(context.row)
         self.closing = False
         self._grace = 0.0
         self._handlers: set[TrackedHandler] = set()
@@ -111,7 +112,8 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
         try:
             super().handle_one_response()
         finally:
-            counters[index.LATENCY + index.bucket(time.monotonic() - began)] += 1
+            now = time.monotonic()
+            tracker.durations.add(now - began, now)
             counters[index.REQUESTS_ACTIVE] -= 1
             counters[index.BYTES_SENT] += self.response_length or 0
             category = abs(getattr(self, "code", 0) or 0) // 100
@@ -121,7 +123,7 @@ class TrackedHandler(WSGIHandler):  # type: ignore[misc]  # gevent is not typed
             if tracker.context.observers:
                 tracker.context.observe("client request complete", {
                     **self._about(), "status": abs(getattr(self, "code", 0) or 0), "bytes": self.response_length or 0,
-                    "seconds": time.monotonic() - began,
+                    "seconds": now - began,
                 })
 
     def _about(self) -> dict[str, Any]:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import gevent.hub
+import gevent.monkey
 
 from ..channel import Message
 from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ConfigurationError
 from ..narration import printable
 from ..output import Saying, say
+from .repeats import Repeats
 
 #: the most of a message, of a traceback, and of what was going on that the master is told, in characters
 MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
 #: seconds that whoever refers to a failed greenlet has to ask for its result
 CLAIM = 5.0
+
+_thread_id: Callable[[], int] = gevent.monkey.get_original("_thread", "get_ident")
 
 
 def exit_code(request: SystemExit) -> int:
@@ -30,19 +35,38 @@ def exit_code(request: SystemExit) -> int:
     return request.code & 0xFF if isinstance(request.code, int) else 1
 
 
-class Failures:
-    """*tell* sends the master a message; *end* has the worker finish what is in flight and exit with a code."""
+class _Summary(NamedTuple):
+    """A failure that was told before."""
 
-    def __init__(self, tell: Callable[[Message], None], end: Callable[[int], None]) -> None:
+    type: str
+    message: str
+    doing: str
+
+
+class Failures:
+    """*tell* sends the master a message; *end* has the worker finish what is in flight and exit with a code.
+
+    *ends_worker*: a thread or a greenlet that fails in the background ends the worker.
+    """
+
+    def __init__(self, tell: Callable[[Message], None], end: Callable[[int], None], ends_worker: bool) -> None:
         self._tell = tell
         self._end = end
+        self._ends_worker = ends_worker
+        self._repeats = Repeats(time.monotonic, _later, self._again)
 
     def watch(self) -> None:
         """Look after greenlets and threads that fail."""
+        self._thread = _thread_id()
         hub = gevent.get_hub()
+        self._loop = hub.loop
         hub.handle_error = self._greenlet_failed
         hub.exception_stream = Saying()
         threading.excepthook = self._thread_failed
+
+    def finish(self) -> None:
+        """The worker ends: tell what was only counted so far."""
+        self._repeats.tell_rest()
 
     def in_request(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
@@ -59,7 +83,7 @@ class Failures:
                 text = application_traceback(error)
         self._tell({
             "t": "exception", "type": type(error).__name__, "message": str(error)[:MESSAGE],
-            "text": text[-TEXT:], "fatal": fatal, "doing": doing[:DOING],
+            "text": text[-TEXT:], "fatal": fatal, "doing": doing[:DOING], "count": 1,
         })
 
     def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
@@ -69,18 +93,19 @@ class Failures:
         if is_greenlet and issubclass(kind, SystemExit):  # gevent would end the main greenlet, and the requests with it
             self.left(error)
             self._end(exit_code(error))
-        elif is_greenlet and not context.has_links() and not issubclass(kind, hub.NOT_ERROR + hub.SYSTEM_ERROR):
+        elif is_greenlet and not context.has_links() and not issubclass(kind, hub.NOT_ERROR):
             self._await_claim(context, error)
         else:
             gevent.hub.Hub.handle_error(hub, context, kind, error, trace)
 
     def _await_claim(self, greenlet: Any, error: BaseException) -> None:
-        """Nobody waits for the greenlet. When nobody asks for its result either, nobody will know, and the worker ends.
+        """Nobody waits for the greenlet. When nobody asks for its result either, nobody will know of its failure.
 
         That is so once nothing refers to the greenlet any more, at the latest after `CLAIM` seconds.
         """
         loop = gevent.get_hub().loop
         trace = error.__traceback__
+        doing = f"greenlet {greenlet.name}"
         timer = loop.timer(CLAIM)
 
         def decide() -> None:
@@ -88,7 +113,7 @@ class Failures:
             timer.stop()
             timer.close()
             if error.__traceback__ is trace:  # who gets the result has it raised again, which adds to the traceback
-                self._end_because(error)
+                self._behind(error, doing)
 
         collected = weakref.finalize(greenlet, loop.run_callback_threadsafe, decide)
         collected.atexit = False
@@ -101,9 +126,46 @@ class Failures:
 
     def _thread_failed(self, args: Any) -> None:
         if args.exc_type is not SystemExit:
-            self._end_because(args.exc_value)
+            error = args.exc_value if args.exc_value is not None else args.exc_type()
+            doing = f"thread {args.thread.name}" if args.thread is not None else "a thread"
+            if _thread_id() == self._thread:
+                self._behind(error, doing)
+            else:  # a native one
+                self._loop.run_callback_threadsafe(self._behind, error, doing)
 
-    def _end_because(self, error: BaseException) -> None:
-        """Something outside a request failed."""
-        self.report(error)
-        self._end(1)
+    def _behind(self, error: BaseException, doing: str) -> None:
+        """Something outside a request failed. One that does so ten times a second must not fill the logs."""
+        if self._ends_worker:
+            self.report(error, doing=doing)
+            self._end(1)
+            return
+        told = _Summary(type(error).__name__, str(error)[:MESSAGE], printable(doing)[:DOING])
+        if self._repeats.is_new((type(error), _place(error)), told):
+            self.in_request(error, doing)
+
+    def _again(self, told: _Summary, count: int, seconds: float) -> None:
+        """As often again as *count* something failed in the background, and *told* was the last of it."""
+        what = f"{told.type}: {told.message}" if told.message else told.type
+        times = "once more" if count == 1 else f"{count} times more"
+        line = printable(f"exception in {told.doing}: {what}; {times} in {seconds:.0f} s")
+        say(line + "\n")
+        self._tell({"t": "exception", **told._asdict(), "text": line, "fatal": False, "count": count})
+
+
+def _place(error: BaseException) -> tuple[str, int]:
+    """Where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace is not None else ("", 0)
+
+
+def _later(seconds: float, function: Callable[..., None], argument: Any) -> Any:
+    timer = gevent.get_hub().loop.timer(seconds)
+
+    def over() -> None:
+        timer.close()
+        function(argument)
+
+    timer.start(over)
+    return timer

@@ -37,7 +37,17 @@ class WorkerHandle:
         self.exit_code: int | None = None
         self.signal: str | None = None
         self.timers: list[Any] = []
-        #: what it had in flight when it ran out of time
+        #: how many workers of its slot in a row died early before it
+        self.failures = 0
+        #: how often it has said that it waits for connections to end
+        self.waits = 0
+        #: how its process ended, once that is known
+        self.wait_status: int | None = None
+        #: until then its death is not dealt with
+        self.rest_until = 0.0
+        #: what is still to be done about its death, in this order
+        self.last_rites: list[Callable[[], None]] | None = None
+        #: what it had in flight when it ran out of time, or died
         self.last_words: list[tuple[float, str]] | None = None
         self.watcher: Any = None
         self._clock = clock
@@ -88,7 +98,8 @@ class WorkerHandle:
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
-        self.go(WorkerState.DEAD)
+        if self.alive:
+            self.go(WorkerState.DEAD)
 
     def send(self, name: str, *args: Any) -> None:
         """Emit the event *name* with *args* (what JSON can carry) in the worker. Raises `ChannelError`."""
@@ -103,7 +114,8 @@ class WorkerHandle:
         if self.notes is None or not self.alive:
             return []
         now = self._clock()
-        return [(now - began, what) for began, what in self.notes.read()]
+        # the worker has written that, and may write anything
+        return [(min(max(now - began, 0.0), self.uptime), what) for began, what in self.notes.read()]
 
     def __repr__(self) -> str:
         return f"<worker {self.id} pid {self.pid} uid {self.uid} generation {self.generation} {self.state.value}>"

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
@@ -22,7 +22,15 @@ from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
 from ..signals import number as signal_number
-from ..system import System, flush_streams, set_title, tell_when_parent_dies, unblock_signals, undo_in_child
+from ..system import (
+    SignalAlarm,
+    System,
+    flush_streams,
+    set_title,
+    tell_when_parent_dies,
+    unblock_signals,
+    undo_in_child,
+)
 from ..vhosts import VirtualHosts
 from .failures import Failures, exit_code
 from .forked import when_forked
@@ -30,8 +38,10 @@ from .identity import Identity, drop_privileges
 from .script import watch_end
 from .termination import Termination, run_exit_hooks
 
-#: seconds that a worker whose master has died gives to requests that are in flight
+#: seconds that a worker whose master has died gives to requests that are in flight, after `drain grace`
 ORPHAN = 10.0
+#: seconds between two messages that a draining worker still has open connections
+WAITING = 2.0
 #: seconds beyond `timeout` after which a draining worker ends by itself; a master that asked for it kills it sooner
 AFTER_MASTER = 1.0
 _MASTER_DIED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGIO
@@ -51,7 +61,7 @@ class Orders(NamedTuple):
 
     emitter: Emitter
     options: Mapping[str, Any]
-    listeners: Sequence[Listener]
+    listeners: Iterable[Listener]
     #: signal number → command, as the master has it
     signals: Mapping[int, str | None]
     #: directory that relative names are taken against
@@ -91,7 +101,8 @@ class Worker:
         self._forked = False
         #: signals with a handler of ours
         self._caught: list[int] = []
-        self._failures = Failures(self._tell, self._end_failed)
+        ends_worker = orders.options["background failures"] == "exit"
+        self._failures = Failures(self._tell, self._end_failed, ends_worker)
         self._channel = Channel(seat.connection, self._heard, self._orphaned)
         self._channel.start()
 
@@ -167,6 +178,7 @@ class Worker:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
+        self._alarm = SignalAlarm()
         undo_in_child.append(self._unwatch_signals)
         for number in (signal.SIGTERM, signal.SIGINT):
             if number not in draining | ignored:
@@ -178,6 +190,7 @@ class Worker:
         self._caught.append(number)
 
     def _unwatch_signals(self) -> None:
+        self._alarm.close()
         for watcher in self._watchers:
             watcher.stop()
             watcher.close()
@@ -222,19 +235,20 @@ class Worker:
         adapter.start()
         self._serving()
         self._stop.wait()
-        waiting = gevent.spawn_later(self._grace, self._still_waiting, adapter)
+        waiting = gevent.spawn_later(self._grace, self._tell_waiting, adapter)
         adapter.drain(self._grace)
         waiting.kill(block=False)
 
-    def _still_waiting(self, adapter: servers.Adapter) -> None:
-        if adapter.connections():
+    def _tell_waiting(self, adapter: servers.Adapter) -> None:
+        while adapter.connections():
             self._tell({"t": "waiting", "connections": adapter.connections()})
+            gevent.sleep(WAITING)
 
     def _serving(self) -> None:
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
-        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(ORPHAN)))
+        self._catch(_MASTER_DIED, lambda caught: signal.alarm(math.ceil(self._grace + ORPHAN)))
         tell_when_parent_dies(_MASTER_DIED)
 
     def _run_job(self, function: Callable[[Any], Any]) -> None:
@@ -263,6 +277,7 @@ class Worker:
         if error is not None:
             self._failures.report(error)
         self._emitter.dispatch("close")
+        self._failures.finish()
         flush_streams()
         output.give_back(output.PATIENCE)
         self._channel.flush(FLUSH)
@@ -302,8 +317,7 @@ class Worker:
 
     def _orphaned(self, reason: str) -> None:
         """The master has died; nobody will kill us if this takes long."""
-        self._grace = 0.0
-        killer = gevent.get_hub().loop.timer(ORPHAN)
+        killer = gevent.get_hub().loop.timer(self._grace + ORPHAN)
         killer.start(self._system.exit, 1)
         self._killer = killer
         self.drain()
@@ -311,6 +325,7 @@ class Worker:
     def _leave(self, code: int) -> NoReturn:
         if not self._forked:
             self._emitter.dispatch("close")
+            self._failures.finish()
         run_exit_hooks()
         self._channel.flush(FLUSH)
         self._system.exit(code)
@@ -378,11 +393,15 @@ class Worker:
                 listener.options = {**listener.options, "tls": material}
 
 
-def become(seat: Any, orders: Orders) -> Worker:
-    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1."""
+def become(seat: Any, orders: Orders, introduce: Callable[[Worker], None]) -> Worker:
+    """Make this freshly forked process a worker. Does not return when that fails: it is reported, exit code 1.
+
+    *introduce* is given the worker before any handler of the application runs in it.
+    """
     global _current
     worker = Worker(seat, orders)
     _current = worker
+    introduce(worker)
     with worker.fatal():
         worker.begin()
     return worker

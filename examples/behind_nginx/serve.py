@@ -12,11 +12,12 @@ from cluster import cluster, debug
 
 
 def app(environ, start_response):
-    who = environ.get("HTTP_X_FORWARDED_FOR", "nobody knows whom")
+    who = environ["REMOTE_ADDR"] or "nobody knows whom"
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"Hello {who}, this is process {os.getpid()}\n".encode()]
 
 
+# trusted_proxies: whoever connects to the socket is nginx, and says who the client is.
 # mode: nginx runs its workers as a user of its own, and to connect is to write. In production give the file to
 # that user instead: owner="www-data", mode=0o600
-cluster(app).use(debug()).listen("unix:app.sock", mode=0o666)
+cluster(app).set(trusted_proxies="unix").use(debug()).listen("unix:app.sock", mode=0o666)

@@ -225,7 +225,7 @@ def test_h12_a_refused_request_line_is_logged(serve):
     served = serve(hello, access_log=AccessLog(lines.append, '%(r)s %(s)s %(B)s'))
     body = served.talk(b"GET /there HTTP/1.1\r\n\r\n").partition(b"\r\n\r\n")[2]
     helpers.until(lambda: lines)
-    assert lines == [b"GET /there HTTP/1.1 400 %d\n" % len(body)]
+    assert lines == [b'GET /there HTTP/1.1 400 %d "missing Host"\n' % len(body)]
 
 
 def test_h11_a_drain_ends_when_requests_come_at_its_end(serve, connect):

@@ -15,7 +15,7 @@ from gevent import socket as gsocket
 from gevent.ssl import SSLContext
 
 from cluster.errors import ConfigurationError
-from cluster.http import Limits, Timeouts
+from cluster.http import AccessLog, Limits, Timeouts
 from cluster.http import tls as own
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs the openssl program to make certificates")
@@ -222,3 +222,104 @@ def test_h4_a_response_cut_short_is_no_whole_one_over_tls(serve, certificates):
                 pass
         assert not isinstance(caught.value, TimeoutError)
     assert [str(error) for error in served.errors] == ["in the middle"]
+
+
+# --- handshakes that fail ---------------------------------------------------------------------------------------------
+
+PLAIN_HTTP = "plain HTTP on a port that speaks TLS"
+HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[HEAD], [b"G", HEAD[1:]], [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + bytes(3_000_000)],
+     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], [b"get /\r\n"]],
+)  # fmt: skip
+@pytest.mark.parametrize("proxied", [False, True])
+def test_plain_http_on_a_tls_port_is_told_so_in_plain_text(serve, certificates, connect, pieces, proxied):
+    """Row T4: with an answer that arrives however much the client sends, a line in the access log, and a count."""
+    lines: list[bytes] = []
+    log = AccessLog(lines.append, "%(h)s %(s)s")
+    served = serve(app, access_log=log, binding={"tls": certificates["one.test"], "proxy_protocol": proxied or None})
+    sock = connect(served)
+    if proxied:
+        pieces = [b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n" + pieces[0], *pieces[1:]]
+    for piece in pieces:
+        sending = gevent.spawn(sock.sendall, piece)
+        gevent.sleep(0.01)
+    answer = helpers.Reader(sock).next()
+    assert answer.status == 400 and answer.header("Content-Type") == "text/plain; charset=utf-8"
+    assert answer.body.decode() == f"400 Bad Request: {PLAIN_HTTP}\n" and answer.header("Connection") == "close"
+    sock.close()
+    sending.kill()
+    helpers.until(lambda: served.server.active == 0)
+    log.flush()
+    assert b"".join(lines).decode() == f'{"1.2.3.4" if proxied else "127.0.0.1"} 400 "{PLAIN_HTTP}"\n'
+    assert served.server._engine.refusals.counts == {("request", f"400 {PLAIN_HTTP}"): 1} and not served.errors
+    if not proxied:
+        with client(served) as other:
+            assert get(other).status == 200
+
+
+def test_a_client_of_a_tls_port_that_resets_after_plain_http(serve, certificates, connect):
+    """Row T4: what is left of it breaks nothing."""
+    import socket
+
+    served = serve(app, binding={"tls": certificates["one.test"]})
+    for wait in (False, True):
+        sock = connect(served)
+        sock.sendall(HEAD)
+        if wait:
+            sock.recv(10)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+        helpers.until(lambda: served.server.active == 0)
+    assert not served.errors
+
+
+def test_failed_handshakes_are_counted_by_reason(serve, certificates, connect):
+    """Row T4: but a look whether somebody listens is nothing to tell of."""
+    served = serve(app, binding={"tls": certificates["one.test"]}, limits=Limits(timeouts=Timeouts(head=0.4, linger=0.1)))
+    counts = served.server._engine.refusals.counts
+    connect(served).close()
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+    def failed(reason, number=1):
+        helpers.until(lambda: counts.get(("TLS handshake", reason)) == number)
+
+    served.talk(hello)
+    served.talk(hello[:1])
+    failed("ended early", 2)
+    late = connect(served)
+    late.sendall(hello)
+    failed("timed out")
+    served.talk(b"\x16\x03\x01\x00\x05nonsense and more of it")
+    with pytest.raises(ssl.SSLError):
+        client(served, trusted=certificates["two.test"][0])
+    failed("tlsv1 alert unknown ca")
+    strange = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    strange.check_hostname, strange.verify_mode = False, ssl.CERT_NONE
+    strange.maximum_version = ssl.TLSVersion.TLSv1_2
+    strange.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # for another kind of certificate
+    with gsocket.create_connection(served.address) as sock, pytest.raises(ssl.SSLError):
+        sock.settimeout(20)
+        shake(strange, sock)
+    failed("no shared cipher")
+    helpers.until(lambda: served.server.active == 0)
+    assert {kind for kind, _ in counts} == {"TLS handshake"} and sum(counts.values()) == 6
+    with client(served) as other:
+        assert get(other).status == 200
+    assert sum(counts.values()) == 6 and not served.errors
+
+
+def shake(context, sock):
+    """A handshake as a client, whatever class the context has."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    made = context.wrap_bio(incoming, outgoing)
+    while True:
+        try:
+            made.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65536))

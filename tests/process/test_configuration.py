@@ -252,6 +252,8 @@ def test_b4_handlers_and_prevent_default() -> None:
         master.on("worker kiled", print)
     master.prevent_default = True
     assert master.listen(0) is master and master.state == "new"
+    master._over = True  # nor does one that has closed, or runs, complain
+    assert master.listen(0) is master and master.start() is master
 
 
 def test_k1_k2_module(shop: Workshop) -> None:

@@ -28,7 +28,7 @@ FAILING = """
     """
 #: one worker of it, whose end is told
 SERVER = """
-    m = trace(cluster("failing:app").set(workers=1, timeout=0))
+    m = trace(cluster("failing:app").set(workers=1, timeout=0, background_failures="exit"))
     m.on("worker killed", lambda worker: say("ENDED killed", worker.pid, worker.exit_code))
     m.on("worker removed", lambda worker: say("ENDED removed", worker.pid, worker.exit_code))
     m.listen(0, "127.0.0.1")
@@ -104,13 +104,15 @@ def test_an_error_that_is_collected_later_ends_no_worker(shop: Workshop) -> None
             start_response("200 OK", [])
             return [str(os.getpid()).encode()]
         """)
-    server = shop.script("trace(cluster('collecting:app').set(workers=1)).listen(0, '127.0.0.1')").ready()
+    server = shop.script("""
+        trace(cluster("collecting:app").set(workers=1, background_failures="exit")).listen(0, "127.0.0.1")
+        """).ready()
     worker = server.get()
     assert server.get("/get") == server.get("/all") == worker
     assert fetch(server.address(), "/raise")[0] == 500
     for count, path in enumerate(("/dropped", "/kept"), 1):
         assert server.get(path) == worker  # so those before did not end it
-        server.wait_for("worker exception .*on purpose.*'doing': ''", count)
+        server.wait_for("worker exception .*on purpose.*'doing': 'greenlet ", count)
         worker = eventually(lambda old=worker: (pid := server.get()) != old and pid, "the successor serves")
     assert server.output.count("worker exception") == 3
     server.signal(signal.SIGQUIT)
@@ -137,7 +139,7 @@ def test_k6_an_abstract_worker_ends_with_the_code_of_its_script(
     body = "\n".join(" " * 8 + line for line in end.splitlines())
     server = shop.script(f"""
     import atexit, gevent
-    m = trace(cluster().set(workers=1))
+    m = trace(cluster().set(workers=1, background_failures="exit"))
     @m.on("worker killed")
     def stop(worker):
         say("KILLED", worker.exit_code)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from textwrap import dedent
 
 import pytest
 
-from ..harness import Workshop, connect, descriptors, eventually
+from ..harness import Workshop, child_states, connect, descriptors, eventually
 
 #: `refuse("fork")` makes what the master asks of the system fail for as long as a file of that name is there
 REFUSING = dedent("""
@@ -124,13 +125,13 @@ def test_more_workers_than_the_scoreboard_holds_are_refused(shop: Workshop) -> N
                 say("REFUSED", error)
         trace(m).listen(0, "127.0.0.1")
     """).ready()
-    server.wait_for("REFUSED .*1024", 2)
+    server.wait_for("REFUSED .*at most 512 workers", 2)
     assert len(server.workers()) == 1 and server.get()
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
     server = shop.script('cluster("app:app").set(workers=2000).listen(0, "127.0.0.1")\n', name="many.py")
     assert server.wait_exit() != 0
-    assert "1024" in server.output
+    assert "ConfigurationError: setting 'workers': 2000 is more than 'max workers', which is 512" in server.lines[-1]
 
 
 @pytest.mark.parametrize("error", ["gevent.Timeout(1)", "SystemExit(3)", "ValueError(1)"])
@@ -289,7 +290,7 @@ def test_a_numeric_user_without_a_group_keeps_nothing_of_root(shop: Workshop) ->
 
 @pytest.mark.parametrize("how", ["signal", "greenlet"])
 def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop, how: str) -> None:
-    """It accepts no more: after `timeout` it ends, whatever it has in flight, and its slot is filled again."""
+    """It accepts no more: after `timeout` its master tells what it has in flight and kills it; its slot is filled."""
     shop.write("failing.py", """
         import gevent
         from app import app as other
@@ -300,8 +301,10 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
                 gevent.spawn(fail)
             return other(environ, start_response)
     """)
-    server = shop.script('from cluster.workers import runtime\nruntime.AFTER_MASTER = 0.1\n'
-                         'trace(cluster("failing:app").set(workers=1, timeout=0.3)).listen(0, "127.0.0.1")\n').ready()
+    server = shop.script("""
+        m = cluster("failing:app").set(workers=1, timeout=0.3, background_failures="exit")
+        trace(m).listen(0, "127.0.0.1")
+        """).ready()
     (worker,) = server.workers()
     with connect(server.address()) as connection:
         connection.sendall(b"GET /sleep/100 HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -310,6 +313,7 @@ def test_a_worker_that_drains_unasked_is_not_waited_for_for_ever(shop: Workshop,
             os.kill(worker, signal.SIGQUIT)
         else:
             server.get("/fail")
+        server.wait_for(rf"timed out after 0.3 s \(pid {worker}; in flight: GET /sleep/100 127.0.0.1 for \d")
         server.wait_for(f"worker killed 0/{worker}", deadline=10)
     server.wait_for(r"EVENT \d+ worker ready", 2)
     server.signal(signal.SIGTERM)
@@ -421,3 +425,155 @@ def test_a_replacement_that_has_not_taken_over_does_not_restart(shop: Workshop) 
     assert server.wait_exit() == 0
     os.kill(new, signal.SIGQUIT)
     server.assert_gone()
+
+
+def test_broken_code_does_not_end_what_serves(shop: Workshop) -> None:
+    """Row G5: a file is broken, a worker dies: its slot is tried again, few lines tell so, and the others serve on."""
+    shop.write("changing.py", "from app import app\n")
+    server = shop.script('m = cluster("changing:app").set(workers=3, abort_deaths=3)\n'
+                         'trace(m).listen(0, "127.0.0.1")\n').ready()
+    shop.write("changing.py", "raise ValueError('broken on purpose')\n")
+    first, *others = server.workers()
+    os.kill(first, signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker killed", 8)
+    assert server.get() and set(others) <= set(server.workers())
+    assert "before any got ready" not in server.output
+    told = [line for line in server.lines if line.startswith("cluster: worker") and " died (exit code 1" in line]
+    assert 1 <= len(told) <= 4, told
+    assert server.lines.count("ValueError: broken on purpose") == 1
+    shop.write("changing.py", "from app import app\n")
+    server.wait_for(r"EVENT \d+ worker ready", 4)
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("where", ["crew.scoreboard.give_back", "crew._bring_back", "crew._on_change", "announcer.say",
+                                   "dying.channel.read_rest", "dying.finish", "system.watch"])
+def test_no_memory_while_a_death_is_dealt_with(shop: Workshop, where: str) -> None:
+    """The slot is filled all the same, the others serve on, and it can be ended."""
+    server = shop.script(f"""
+        m = trace(cluster("app:app").set(workers=2))
+        def no_memory(owner, name, times):
+            original = getattr(owner, name)
+            def act(*args, **named):
+                nonlocal times
+                times -= 1
+                if times < 0:
+                    return original(*args, **named)
+                raise MemoryError
+            setattr(owner, name, act)
+        @m.once("ready")
+        def arm():
+            supervisor = m._supervisor
+            *path, name = {where!r}.split(".")
+            owner = {{"crew": supervisor.crew, "announcer": supervisor.announcer, "system": supervisor._system,
+                     "dying": m.workers[0]}}[path[0]]
+            for part in path[1:]:
+                owner = getattr(owner, part)
+            no_memory(owner, name, 2)
+            say("ARMED", m.workers[0].pid)
+        m.listen(0, "127.0.0.1")
+    """).ready()
+    dying = int(server.wait_for(r"^ARMED (\d+)")[1])
+    (other,) = {*server.workers()} - {dying}
+    os.kill(dying, signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    eventually(lambda: len(server.workers()) == 2 and other in server.workers(), "two workers")
+    assert server.get() and "the supervisor failed" not in server.output
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("surface", ["", ".use(package.debug())", ".use(package.logger())"])
+def test_a_killed_worker_is_reported_with_what_it_had_in_flight(shop: Workshop, surface: str) -> None:
+    """Row W9, on every surface."""
+    server = shop.script(f'trace(cluster("app:app").set(workers=1){surface}).listen(0, "127.0.0.1")\n').ready()
+    (worker,) = server.workers()
+    with connect(server.address()) as connection:
+        connection.sendall(b"GET /sleep/50?x=%1b HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert server.get()
+        os.kill(worker, signal.SIGSEGV)
+        words = (r"worker 0 died \(signal 11, up \d+\.\d s; "
+                 r"in flight: GET /sleep/50\?x=%1b 127\.0\.0\.1 for \d+\.\d s\)$")
+        if "logger" in surface:
+            log = shop.directory / "logs" / "master.log"
+            eventually(lambda: re.search(words, log.read_text(), re.M), words)
+        else:
+            server.wait_for(words)
+    server.wait_for(r"EVENT \d+ worker ready", 2)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+
+
+def test_a_slow_shutdown_says_what_it_waits_for(shop: Workshop) -> None:
+    """Row W9: also without a plugin."""
+    server = shop.script('trace(cluster("app:app").set(workers=1, timeout=20)).listen(0, "127.0.0.1")\n').ready()
+    with connect(server.address()) as connection:
+        path = shop.directory / "done"
+        connection.sendall(f"GET /until/{path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        assert server.get()
+        server.signal(signal.SIGQUIT)
+        server.wait_for(r"cluster: worker 0 waiting for 1 request: GET /until/\S+ 127\.0\.0\.1 for \d+\.\d s$")
+        path.write_text("")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert server.wait_exit() == 0
+
+
+#: a new master that cannot go to its directory, or load its program, for as long as a file is there
+HANGING = """
+    import time
+    original = os.%(what)s
+    pause = time.sleep
+    def hanging(*args):
+        while os.path.exists("hang"):
+            pause(0.01)
+        original(*args)
+    os.%(what)s = hanging
+    m = cluster("app:app").set({"workers": 1, "restart threshold": 0, "restart": "master", "restart timeout": 1})
+    trace(m).listen(0, "127.0.0.1")
+"""
+
+
+@pytest.mark.parametrize("what", ["chdir", "execvpe"])
+def test_a_new_master_that_hangs_before_it_runs_holds_nobody_up(shop: Workshop, what: str) -> None:
+    """A network mount that does not answer: the old master goes on, and gives the new one up at `restart timeout`."""
+    server = shop.script(HANGING % {"what": what}).ready()
+    (worker,) = server.workers()
+    shop.write("hang", "")
+    server.signal(signal.SIGHUP)
+    server.wait_for(r"EVENT \d+ restarting")
+    os.kill(worker, signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker ready", 2)
+    assert server.get()
+    server.wait_for(r"EVENT \d+ restart failed .*not ready after 1 s")
+    eventually(lambda: len(server.family()) == 2, "the new master gone")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+def test_an_interpreter_that_is_gone_is_named(shop: Workshop) -> None:
+    """The reason is the system's, also now that nobody waits for the exec."""
+    server = shop.script("""
+        sys.executable = "/no/such/python"
+        m = cluster("app:app").set({"workers": 1, "restart threshold": 0, "restart": "master"})
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    before = len(descriptors(server.pid))
+    server.signal(signal.SIGHUP)
+    server.wait_for("EVENT .* restart failed .*cannot be started.*No such file or directory: '/no/such/python'")
+    eventually(lambda: "Z" not in child_states(server.pid), "no zombie")
+    assert server.get() and len(descriptors(server.pid)) == before
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+def test_as_many_workers_as_are_allowed_can_be_replaced(shop: Workshop) -> None:
+    """No count that starts is one that cannot be reloaded."""
+    server = shop.script("""
+        m = cluster("app:app").set({"workers": 24, "max workers": 24, "signals": {"SIGHUP": "reload"}})
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    server.signal(signal.SIGHUP)
+    server.wait_for("EVENT .* reloaded 2")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0

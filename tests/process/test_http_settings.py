@@ -234,3 +234,26 @@ def test_full_worker_leaves_connections_to_others(shop: Workshop) -> None:
     held.pop().close()
     server.signal(signal.SIGQUIT)
     assert server.wait_exit() == 0
+
+
+def test_what_was_refused_is_said_in_one_line(shop: Workshop) -> None:
+    """Row T4: how many of which, by the worker that refused them, when it ends at the latest; the access log, too."""
+    pair = certificate(shop.directory, "a.test")
+    server = shop.script(f"""
+        m = cluster("app:app").set(workers=1, access_log="access.log", access_log_format='%(s)s')
+        trace(m).bind(0, "127.0.0.1", tls={pair!r}).listen(0, "127.0.0.1")
+        """).ready()
+    ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", server.wait_for(r"^ADDRESS .*")[0])]
+    answer = exchange(("127.0.0.1", ports[0]), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b": plain HTTP on a port that speaks TLS\n")
+    for _ in range(2):
+        exchange(("127.0.0.1", ports[1]), b"GET / HTTP/1.1\r\n\r\n")
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    said = [line for line in server.lines if " refused within " in line]
+    assert len(said) == 1 and said[0].endswith(
+        ": 2 requests (400 missing Host), 1 request (400 plain HTTP on a port that speaks TLS)"
+    )
+    assert (shop.directory / "access.log").read_text().splitlines() == [
+        '400 "plain HTTP on a port that speaks TLS"', *['400 "missing Host"'] * 2
+    ]

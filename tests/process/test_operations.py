@@ -347,3 +347,42 @@ def test_a_stuck_worker_holds_up_nobody_else(shop: Workshop, how: str) -> None:
     assert report.clean and report.answered == 400, report
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
+
+
+def test_operations_in_a_worker_are_refused_there(shop: Workshop) -> None:
+    """E2, E4, O1: from `after fork` on, the master object knows that this is a worker, and operates nothing."""
+    server = shop.script("""
+        m = trace(cluster("app:app").set(workers=1))
+        @m.on("after fork")
+        def operate(worker):
+            say("WORKER", m.is_worker, m.is_master, m.worker is worker, m.worker is package.worker(), m.workers)
+            for operation in (m.spawn, m.remove, lambda: m.resize(3), m.kill, m.restart_workers, m.restart, m.reload,
+                              m.close, m.destroy, m.reopen_logs):
+                try:
+                    operation()
+                except Exception as error:
+                    say("REFUSED", type(error).__name__, error)
+        m.listen(0, "127.0.0.1")
+        """).ready()
+    server.wait_for(r"^WORKER True False True True \[\]$")
+    server.wait_for(r"^REFUSED OperationFailed [a-z ]+: this is a worker; its master does that \(worker.call\)$", 10)
+    assert server.get().isdigit()
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+def test_a_long_drain_is_told_again_and_again(shop: Workshop) -> None:
+    """E2: `worker waiting` comes for as long as a draining worker has connections."""
+    server = shop.script("""
+        from cluster.workers import runtime
+        runtime.WAITING = 0.1
+        trace(cluster("app:app").set(workers=1, drain_grace=0.1)).listen(0, "127.0.0.1")
+        """).ready()
+    with connect(server.address()) as connection:
+        connection.sendall(f"GET /until/{shop.directory}/go HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        server.get()
+        server.signal(signal.SIGQUIT)
+        server.wait_for(r"EVENT \d+ worker waiting \S+ 1$", 4)
+        shop.write("go", "")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    assert server.wait_exit() == 0

@@ -131,7 +131,7 @@ def test_l2_waiting_and_cyclic(shop: Workshop) -> None:
         server.signal(signal.SIGQUIT)
         assert slow.recv(100).startswith(b"HTTP/1.1 200")
     assert server.wait_exit() == 0
-    has(shop, "master.log", r"\[INFO\] worker \d waiting on 1 connections$")
+    has(shop, "master.log", r"\[INFO\] worker \d waiting for 1 request: GET \S+ 127\.0\.0\.1 for \d+\.\d s$")
 
 
 def test_l3_json_and_reopening_under_load(shop: Workshop) -> None:

@@ -388,29 +388,108 @@ def test_e4_garbage_on_a_channel_costs_that_worker_only(shop: Workshop) -> None:
     assert server.wait_exit() == 0
 
 
-def test_background_greenlet_and_thread_failures_end_the_worker(shop: Workshop) -> None:
-    """An exception that nobody waits for is reported, the worker exits 1 after its requests, and comes back."""
-    shop.write("background.py", """
-        import os, threading, gevent
-        def app(environ, start_response):
-            if environ["PATH_INFO"] == "/greenlet":
-                gevent.spawn(lambda: 1 / 0)
-                gevent.sleep(0.3)
-            if environ["PATH_INFO"] == "/thread":
-                threading.Thread(target=lambda: {}["missing"]).start()
-                gevent.sleep(0.3)
-            if environ["PATH_INFO"] == "/waited":
-                try:
-                    gevent.spawn(lambda: 1 / 0).get()
-                except ZeroDivisionError:
-                    pass
-            start_response("200 OK", [])
-            return [str(os.getpid()).encode()]
-        """)
-    server = shop.script("trace(cluster('background:app').set(workers=1)).listen(0, '127.0.0.1')").ready()
+BACKGROUND = """
+    import os, threading, gevent
+    kept = []
+    def fail():
+        raise LookupError("nobody hears of this")
+    def claim(greenlet):
+        try:
+            greenlet.get()
+        except LookupError:
+            pass
+    def leave():
+        gevent.sleep(0.01)
+        raise SystemExit(7)
+    def app(environ, start_response):
+        path = environ["PATH_INFO"]
+        if path == "/greenlet":
+            gevent.spawn(lambda: 1 / 0)
+            gevent.sleep(0.3)
+        if path == "/thread":
+            threading.Thread(target=lambda: {}["missing"]).start()
+            gevent.sleep(0.3)
+        if path == "/waited":
+            claim(gevent.spawn(fail))
+        if path == "/kept":
+            kept.append(gevent.spawn(fail))
+        if path == "/claimed":
+            claim(kept.pop())
+        if path == "/often":
+            gevent.spawn(often)
+        if path == "/leave":
+            gevent.spawn(leave)
+            gevent.sleep(0.3)
+        start_response("200 OK", [])
+        return [str(os.getpid()).encode()]
+    def mail():
+        raise ConnectionError("no mail today")
+    def often():
+        while True:
+            threading.Thread(target=mail).start()
+            gevent.sleep(0.01)
+    """
+
+
+@pytest.mark.parametrize("patch", [True, False])
+def test_background_failures_are_reported_and_the_worker_lives_on(shop: Workshop, patch: bool) -> None:
+    """Row W5: a greenlet or a thread (native where nothing is patched) that fails in the background costs no worker."""
+    shop.write("background.py", BACKGROUND)
+    server = shop.script(f"""
+        m = trace(cluster("background:app").set(workers=1, monkey_patch={patch}))
+        m.on("worker exception", lambda worker, error: say("TOLD", error["type"], error["fatal"], error["count"],
+                                                           "Traceback" in error["text"], error["doing"]))
+        m.listen(0, "127.0.0.1")
+        """).ready()
+    worker = server.get("/waited")
+    for path, error, doing in (("/greenlet", "ZeroDivisionError", "greenlet "), ("/thread", "KeyError", "thread ")):
+        assert server.get(path) == worker
+        server.wait_for(f"TOLD {error} False 1 True {doing}")
+        server.wait_for(f"^exception in {doing}")
+    assert server.get("/kept") == worker and server.get("/claimed") == worker
+    assert server.get("/leave") == worker
+    server.wait_for(r"worker 0 died \(exit code 7,")
+    assert server.get() != worker
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert server.output.count("worker killed") == 1
+    assert [line.split()[1] for line in server.lines if line.startswith("TOLD")] == ["ZeroDivisionError", "KeyError"]
+
+
+def test_failures_that_come_again_and_again_are_counted(shop: Workshop) -> None:
+    """Row W5: a mail thread that fails a hundred times a second costs neither requests nor the log: one traceback."""
+    shop.write("background.py", BACKGROUND)
+    server = shop.script("""
+        from cluster.workers import repeats
+        repeats.PAUSE = 0.3
+        m = trace(cluster("background:app").set(workers=1))
+        m.on("worker exception", lambda worker, error: say("TOLD", error["type"], error["count"]))
+        m.listen(0, "127.0.0.1")
+        """).ready()
+    worker = server.get("/often")
+    for _ in range(100):
+        assert server.get() == worker
+    server.wait_for(r"^exception in thread \S+ \(mail\): ConnectionError: no mail today; \d+ times more in \d+ s$", 3)
+    server.wait_for(r"^TOLD ConnectionError ", 4)
+    assert server.get() == worker
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert server.lines.count("Traceback (most recent call last):") == 1
+    assert server.output.count("worker exception") <= 6
+
+
+def test_background_failures_that_end_the_worker(shop: Workshop) -> None:
+    """Row W5: as it is set, an exception that nobody waits for ends the worker, after its requests; it comes back."""
+    shop.write("background.py", BACKGROUND)
+    server = shop.script("""
+        m = trace(cluster("background:app").set(workers=1, background_failures="exit"))
+        m.on("worker exception", lambda worker, error: say("TOLD", error["type"], error["fatal"]))
+        m.listen(0, "127.0.0.1")
+        """).ready()
     first = server.get("/waited")
     assert server.get("/greenlet") == first  # in flight, so it is finished
     server.wait_for("^ZeroDivisionError")
+    server.wait_for("^TOLD ZeroDivisionError True")
     server.wait_for("worker ready", 2)
     assert server.get("/thread") != first
     server.wait_for("^KeyError: 'missing'")
@@ -418,4 +497,4 @@ def test_background_greenlet_and_thread_failures_end_the_worker(shop: Workshop) 
     server.wait_for(r"worker 0 died \(exit code 1,", 2)
     server.get()
     server.signal(signal.SIGTERM)
-    server.wait_exit()
+    assert server.wait_exit() == 0

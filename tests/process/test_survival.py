@@ -175,6 +175,24 @@ def test_u4_no_orphans_when_the_master_is_killed(shop: Workshop) -> None:
         free.bind(address)
 
 
+def test_u4_an_orphan_answers_on_idle_connections_for_the_drain_grace(shop: Workshop) -> None:
+    """U4: a worker with open connections drains as it would have been asked to; one without goes at once."""
+    server = shop.script(SERVER % "workers=2, drain_grace=5").ready()
+    with connect(server.address()) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        worker = int(connection.recv(1000).rpartition(b"\r\n")[2])
+        server.signal(signal.SIGKILL)
+        eventually(lambda: server.family() == [worker], "the idle worker has gone", 4)
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # not cut
+            connection.recv(1)
+        connection.settimeout(30)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        answer = connection.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer.lower()
+        assert connection.recv(1) == b""
+
+
 def test_u4_orphan_finishes_its_request(shop: Workshop) -> None:
     """U4: a worker that has a request in flight when the master dies answers it first."""
     server = shop.script(SERVER % "workers=1").ready()

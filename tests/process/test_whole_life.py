@@ -202,10 +202,11 @@ def test_every_line_of_a_whole_life(shop: Workshop) -> None:
         before = family()
         assert talk("reload()") == "reload complete\n"
         late = f"worker {slot} timed out after 0.6 s (pid; in flight: GET /stuck 127.0.0.1 for T s)"
+        waits = f"worker {slot} waiting for 1 request: GET /stuck 127.0.0.1 for T s"
         removed = {n: [f"[INFO] worker {n} removed (pid)"] for n in range(3)}
-        removed[slot] = [f"[INFO] worker {slot} waiting on 1 connections", f"[WARNING] {late}", *removed[slot]]
+        removed[slot] = [f"[INFO] {waits}", f"[WARNING] {late}", *removed[slot]]
         gone = {n: [f"info - worker {n} removed (pid)"] for n in range(3)}
-        gone[slot] = [f"warning - worker {slot} waiting on 1 connections", f"warning - {late}", *gone[slot]]
+        gone[slot] = [f"warning - {waits}", f"warning - {late}", *gone[slot]]
         record.shows(
             "a reload, and a drain that times out", access=[line[0]],
             master=["[INFO] reload requested (generation 2)", *booted(0, 2), *chain(*removed.values()),

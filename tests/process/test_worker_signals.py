@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ..harness import Workshop, eventually
+from ..harness import Workshop, connect, descriptors, eventually
+from ..lateness import late
 from .test_forked import FORKING, SERVING, ended
 
 
@@ -102,5 +103,46 @@ def test_u8_exit_hooks_that_come_to_no_end(shop: Workshop) -> None:
     server.wait_for(r"died \(signal 15, ")
     assert [line for line in server.lines if "HOOK" in line] == ["HOOK", "LAST HOOK"]
     assert "Traceback" not in server.output
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_right_before_the_hub_waits(shop: Workshop, number: signal.Signals) -> None:
+    """O3: it ends the worker there and then, not at the next request, which would be cut."""
+    environment = late(shop.directory, "EPOLL", "MICROSECONDS=3000")
+    if not environment:
+        pytest.skip("needs a C compiler, for a library in which the system's waits begin late")
+    server = shop.script("trace(cluster('app:app').set(workers=8)).listen(0, '127.0.0.1')", environment=environment)
+    server.ready().wait_for(r"EVENT \d+ ready$")
+    workers = server.workers()
+    with connect(server.address()):  # wakes them all, and they are about to wait again
+        for worker in workers:
+            os.kill(worker, number)
+    for worker in workers:
+        server.wait_for(rf"worker killed \d/{worker}")
+    server.wait_for(r"EVENT \d+ worker ready", 16)
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+
+
+def test_what_wakes_the_hub_for_signals_stays_with_the_worker(shop: Workshop) -> None:
+    """U3: a child that the application forks has no part in it: its signals wake no worker."""
+    shop.write("forking.py", FORKING)
+    server = shop.script(SERVING).ready()
+    worker = int(server.get("/fork"))
+    child = int(server.wait_for(r"^CHILD (\d+)")[1])
+
+    def pipes(pid: int) -> set[str]:
+        return {name for name in descriptors(pid) if name.startswith("pipe:")}
+
+    own = pipes(worker) - pipes(server.pid)
+    assert own
+    eventually(lambda: not own & pipes(child), "the child has closed the worker's pipe")
+    for _ in range(3):  # the child's signals are its own
+        os.kill(child, signal.SIGURG)
+    assert int(server.get()) == worker
+    os.kill(child, signal.SIGTERM)
+    eventually(lambda: ended(child), "the child has ended")
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0

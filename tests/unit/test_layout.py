@@ -19,10 +19,11 @@ LAYERS: dict[str, set[str]] = {
     "operating system": {"system", "output", "signals", "addresses", "listeners", "channel", "scoreboard", "host",
                          "notify", "certificates"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
-    "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.forked",
+    "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
                "workers.script", "workers.termination", "workers.runtime", "servers", "servers.context",
-               "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "restart", "calls",
-               "crew", "reloading", "sizing", "renewal", "succession", "takeover"},
+               "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
+               "crew", "reloading", "sizing", "renewal", "handover",
+               "handover.protocol", "handover.outgoing", "handover.incoming"},
     "wiring": {"plan", "supervisor", "launch", "operations", "master"},
     "surfaces": {"", "__main__", "program", "plugins", "remote", "operating", "operators", "console"},
 }
@@ -37,8 +38,8 @@ CLOSED = {
 }
 
 #: what a pure module may import from the standard library: nothing that reads, writes or waits
-PURE_IMPORTS = {"__future__", "ast", "collections", "dataclasses", "difflib", "enum", "re", "sys", "types", "typing",
-                "warnings"}
+PURE_IMPORTS = {"__future__", "ast", "collections", "dataclasses", "difflib", "enum", "math", "re", "sys", "types",
+                "typing", "warnings"}
 #: `settings` needs os.fspath; `importer` looks for modules and loads them: that is its role, and all it touches
 PURE_EXTRA = {"settings": {"os"}, "importer": {"os", "importlib", "contextlib"}}
 #: functions of `os` that a pure module may name

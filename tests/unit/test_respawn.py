@@ -29,22 +29,33 @@ def test_u2_a_stable_life_resets() -> None:
     assert respawn.died(0, 0.1, True, False) == 0
 
 
-def test_u2_gives_up_after_deaths_in_a_row() -> None:
-    """U2: so many deaths without one getting ready; any that gets ready starts the count again; 0 means never."""
+def test_u2_gives_up_when_none_ever_gets_ready() -> None:
+    """U2: so many deaths before any was ready; 0 means never."""
     respawn = Respawn(abort_deaths=3)
-    assert respawn.died(0, 0, True, False) is not None and respawn.died(1, 0, True, False) is not None
-    respawn.ready()
     assert [respawn.died(n, 0, True, False) is None for n in range(3)] == [False, False, True]
     never = Respawn(abort_deaths=0)
     assert all(never.died(0, 0, True, False) is not None for _ in range(100))
 
 
-def test_u1_deaths_of_workers_that_were_ready_do_not_count() -> None:
-    """U1, U2: any number of them may be killed; they come back."""
+def test_once_a_worker_was_ready_nothing_is_given_up() -> None:
+    """Row G5, giving up: however many die afterwards, before they are ready or later."""
     respawn = Respawn(abort_deaths=3)
+    assert [respawn.died(n, 0, True, False) is None for n in range(2)] == [False, False]
     respawn.ready()
     assert [respawn.died(slot, 60.0, True, True) for slot in range(30)] == [0.0] * 30
-    assert [respawn.died(n, 0, True, False) is None for n in range(3)] == [False, False, True]
+    delays = [respawn.died(0, 0, True, False) for _ in range(200)]
+    assert None not in delays and delays[-1] == 5
+    assert respawn.failures(0) == 200 and respawn.failures(1) == 0
+
+
+def test_a_start_that_fails_slowly_backs_off_beside_workers_that_serve() -> None:
+    """Row G5: importing for seconds, only to fail, would take the CPU from the others; before any served it is U2's."""
+    respawn = Respawn(abort_deaths=0)
+    assert [respawn.died(0, 3.0, True, False) for _ in range(4)] == [0.0] * 4
+    respawn.ready()
+    delays = [respawn.died(0, age, True, False) for age in (3.0, 3.0, 15.0, 15.0)]
+    assert delays == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert respawn.died(0, 15.0, True, True) == 0 and respawn.failures(0) == 0
 
 
 def test_k5_exit_0_is_no_failure() -> None:
