@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
 import signal
 import termios
+import textwrap
 from typing import Any
 
 import pytest
@@ -79,6 +79,7 @@ def test_a_full_pipe_stops_neither_master_nor_worker(shop: Workshop, plugin: str
     """With stdout and stderr a pipe that nobody reads, requests that raise are answered, workers that die are replaced,
     a failing handler and a print harm nothing, TERM ends it; once somebody reads, the lines come, and where some are
     missing, how many. The pipe stays as it was for who shares it."""
+    shop.write("quiet.py", "def app(environ, start_response):\n    raise RuntimeError('raised on purpose')\n")
     reader, writer = full_pipe()
     server = shop.script(f"os.dup2({writer}, 1); os.dup2({writer}, 2)\n" + f"""
 m = cluster("./quiet.py").set(workers=1){plugin}
@@ -86,11 +87,7 @@ def fail(worker):
     print("printed by a handler", flush=True)
     raise ValueError("long" * 100000)
 m.on("worker killed", fail)
-""" + READY + "m.listen(0, '127.0.0.1')\n", pass_fds=(writer,)) if shop.write("quiet.py", """
-def app(environ, start_response):
-    raise RuntimeError("raised on purpose")
-""") else None
-    assert server is not None
+""" + READY + "m.listen(0, '127.0.0.1')\n", pass_fds=(writer,))
     where = address(shop)
     for turn in range(4):
         assert fetch(where, "/")[0] == 500
@@ -135,15 +132,16 @@ def test_a_terminal_that_stops_who_writes_in_the_background(shop: Workshop) -> N
     attributes[3] |= termios.TOSTOP
     termios.tcsetattr(follower, termios.TCSANOW, attributes)
 
-    def in_background() -> None:
-        fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
-        if os.fork():  # the foreground: the session's leader, which only waits
-            _, status = os.wait()
-            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    server = shop.script(f"""
+        import fcntl, termios
+        fcntl.ioctl({follower}, termios.TIOCSCTTY, 0)
+        if pid := os.fork():  # the foreground: the session's leader, which only waits
+            os.close({follower})
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
         os.setpgid(0, 0)
-
-    server = shop.script(f"os.dup2({follower}, 2)\n" + 'm = cluster("app:app").use(package.debug()).set(workers=2)\n'
-                         + READY + "m.listen(0, '127.0.0.1')\n", pass_fds=(follower,), preexec=in_background)
+        os.dup2({follower}, 2)
+        m = cluster("app:app").use(package.debug()).set(workers=2)
+    """ + textwrap.indent(READY + 'm.listen(0, "127.0.0.1")', " " * 8), pass_fds=(follower,))
     master = int(facts(shop, r"^ready (\d+) ")[1])
     assert fetch(address(shop), "/raise")[0] == 500
     text = drain(leader, r"uncaught exception RuntimeError")
@@ -172,8 +170,8 @@ def test_f4_an_access_log_that_nobody_reads(shop: Workshop, format: str) -> None
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     text = drain(reader, r"lines were dropped here|\"dropped\": \d+")
     missing = re.search(r"(\d+) lines were dropped here|\"dropped\": (\d+)", text)
-    assert missing is not None and text.count("qqqq HTTP/1.1") + int(missing[1] or missing[2]) in (
-        count, 2 * text.count('"protocol"') + int(missing[1] or missing[2]) if format else count)
+    assert missing is not None
+    assert text.count("rrr\"") + int(missing[1] or missing[2]) == count
     server.get("/again")
     drain(reader, "/again")
     server.signal(signal.SIGQUIT)
