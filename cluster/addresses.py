@@ -8,7 +8,7 @@ import socket as constants
 from typing import Any, NamedTuple
 
 from . import certificates
-from .errors import ConfigurationError
+from .errors import ConfigurationError, unusable
 
 FORMS = "a port, 'host:port', '[::1]:port', 'unix:/path', 'fd://3', a bound socket, or a list of these"
 
@@ -85,6 +85,8 @@ def _parse_text(text: str, host: str | None, base: str) -> Address:
         if not path or path.endswith("/"):
             raise ConfigurationError(f"cannot listen on {text!r}: a unix socket needs a path, as in 'unix:/run/x.sock'")
         path = os.path.normpath(os.path.join(base, path))
+        if reason := unusable(path):
+            raise ConfigurationError(f"cannot listen on {path!r}: {reason}")
         if len(os.fsencode(path)) > 107:
             raise ConfigurationError(f"cannot listen on {path!r}: a unix socket's path has at most 107 bytes")
         return Address("unix", path=path)

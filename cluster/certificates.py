@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, unusable
 
 #: seconds between two looks at the files; there are none when no listener has TLS
 LOOK = 10.0
@@ -70,6 +70,8 @@ def _read(part: Any, base: str) -> bytes | None:
     if part is None or isinstance(part, bytes):
         return part
     path = os.path.join(base, os.fspath(part))
+    if reason := unusable(path):
+        raise ConfigurationError(f"cannot read {path!r}: {reason}")
     try:
         with open(path, "rb") as file:
             return file.read()

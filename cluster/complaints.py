@@ -35,6 +35,10 @@ class Complaints:
         self._print(f"cluster: {text}")
         self.log(text)
 
+    def to_terminal(self, text: str) -> None:
+        """For whoever sits at the terminal, and nobody else."""
+        self._print(f"cluster: {text}")
+
     def log(self, text: str) -> None:
         """In the log, when there is one: stderr learns of it in another way."""
         if self.sink is not None:

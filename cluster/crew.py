@@ -15,7 +15,7 @@ from .complaints import Complaints
 from .errors import ChannelError
 from .events import Emitter
 from .inbox import Inbox
-from .narration import Told, harmless, printable, worth_telling
+from .narration import Told, harmless, worth_telling
 from .respawn import Respawn
 from .scoreboard import NoRowLeft, Scoreboard, rows_for
 from .signals import AT_ONCE
@@ -39,8 +39,6 @@ FORK_PAUSE = 1.0
 UNFINISHED = 0.5
 #: what the system refuses for a while: what was begun is tried again until it is done
 REFUSALS = (MemoryError, OSError)
-#: the most of a worker's own words that one line holds, in characters
-WORDS = 500
 
 
 class Seat(NamedTuple):
@@ -103,7 +101,6 @@ class Crew:
         #: something has been put off since the last look
         self._left = False
         self._told = Told()
-        self._troubles = Told()
         #: forks that failed in a row, and when the next is tried
         self._refused = 0
         self._refused_until = 0.0
@@ -285,6 +282,8 @@ class Crew:
 
     def _kill(self, worker: WorkerHandle, number: int = signal.SIGKILL) -> None:
         if worker.pid and not worker.reaped:  # afterwards its pid may be somebody else's
+            if number in AT_ONCE:
+                self.scoreboard.at_once[worker.row] = 1  # from us it means that, whatever it means from elsewhere
             self._system.kill(worker.pid, number)
 
     # -- deaths: whatever is raised while one is dealt with, it is dealt with in the end
@@ -443,8 +442,6 @@ class Crew:
             if isinstance(connections, int):  # a worker may say anything
                 worker.waits += 1
                 self._announcer.say("worker waiting", worker, connections)
-        elif kind == "trouble":
-            self._trouble(worker, str(message.get("text")))
         elif kind == "exception":
             given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
             error: dict[str, Any] = {
@@ -457,13 +454,6 @@ class Crew:
             self._announcer.say("worker exception", worker, error)
         else:
             self._on_message(worker, message)
-
-    def _trouble(self, worker: WorkerHandle, text: str) -> None:
-        """A worker is short of something; it serves on."""
-        text = f"worker {worker.id}: {printable(text[:WORDS])}"
-        count = self._troubles.again(text)
-        if worth_telling(count + 1):
-            self._complaints.say(f"{text} ({count + 1} times so far)" if count else text)
 
     def _became_ready(self, worker: WorkerHandle) -> None:
         if worker.boot_time is not None:
@@ -503,11 +493,13 @@ class Crew:
             for worker in self.by_slot()
         ]
 
-    def signal_all(self, number: int) -> None:
-        """Send a signal to every worker, and nothing else."""
-        self._announcer.say("kill", signal_name(number))
+    def signal(self, number: int, slot: int | None = None) -> None:
+        """Send a signal to every worker, or to those in *slot*, and nothing else."""
+        if slot is None:
+            self._announcer.say("kill", signal_name(number))
         for worker in list(self.members.values()):
-            self._kill(worker, number)
+            if slot in (None, worker.id):
+                self._kill(worker, number)
 
     def abandon(self) -> None:
         """The supervisor itself failed: kill everything, without a word to anybody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 #: Exit codes of a master.
@@ -46,6 +47,19 @@ class OperationFailed(ClusterError):
 
 class WouldBlock(ClusterError, RuntimeError):
     """``Result.wait()`` was called where it would stop the supervisor itself."""
+
+
+def unusable(name: str) -> str:
+    """Why *name* can be the name of no file on this system; empty when it can."""
+    if "\0" in name:
+        return "it contains a zero byte"
+    encoding = sys.getfilesystemencoding()
+    try:
+        name.encode(encoding, sys.getfilesystemencodeerrors())
+    except UnicodeEncodeError as error:
+        return (f"names of files have no {name[error.start]!r} here, where their encoding is {encoding}; with "
+                "LC_ALL=C.UTF-8 or PYTHONUTF8=1 in the environment it is UTF-8")
+    return ""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:

@@ -8,12 +8,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from .system import close_descriptor
 
 #: programs whose only work is to be process 1 of a container
 CONTAINER_INITS = frozenset({"tini", "tini-static", "dumb-init", "docker-init", "catatonit"})
+#: service managers that wait for their child and know of no other: supervisord, runit, s6, daemontools
+SUPERVISORS = frozenset({"supervisord", "runsv", "runsvdir", "s6-supervise", "supervise"})
 
 
 def cpus(read: Callable[[str], str] | None = None) -> int:
@@ -23,6 +26,25 @@ def cpus(read: Callable[[str], str] | None = None) -> int:
     if quota is not None:
         available = min(available, math.ceil(quota))
     return max(1, available)
+
+
+#: more than any process here opens; a limit of a thousand million makes programs slow that close "all" descriptors
+_MANY_DESCRIPTORS = 1 << 20
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process, and those it starts, have as many descriptors as it may. Returns how many."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MANY_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft  # what the system calls unlimited is less than it gives (macOS)
+    return wanted
 
 
 def cpu_quota(read: Callable[[str], str]) -> float | None:
@@ -88,24 +110,74 @@ def has_terminal() -> bool:
     return True
 
 
-def why_master_must_stay() -> str | None:
-    """Why whoever watches our pid would take a new master for a crash, or None when nobody would."""
-    if os.getpid() == 1:
-        return "this is process 1"
-    parent = _read(f"/proc/{os.getppid()}/comm").strip()
-    if parent in CONTAINER_INITS:
-        return f"{parent} waits for this process"
-    under_systemd = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) or (
-        "INVOCATION_ID" in os.environ and parent == "systemd"
+def in_foreground() -> bool:
+    """Whether this process has a controlling terminal and is in its foreground group: Ctrl-C there is for us."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        close_descriptor(terminal)
+
+
+class Surroundings(NamedTuple):
+    """Who started the cluster, as far as that decides what signals and a restart mean."""
+
+    #: somebody manages this process as a service, and asks it to end by TERM
+    managed: bool
+    #: whoever watches our pid would take a new master for a crash
+    watched: bool
+    #: started in the foreground of a terminal
+    foreground: bool
+
+
+#: decided once, by the first master
+_surroundings: Surroundings | None = None
+
+
+def surroundings() -> Surroundings:
+    """Who started the cluster: what the first master found, in every master after it."""
+    global _surroundings
+    if _surroundings is None:
+        _surroundings = look_around(os.getpid(), os.getppid(), os.environ, _read, in_foreground())
+    return _surroundings
+
+
+def take_on(found: Any) -> None:
+    """Have `surroundings` be what the old master has handed on."""
+    global _surroundings
+    if isinstance(found, Mapping):
+        _surroundings = Surroundings(*(found.get(field) is True for field in Surroundings._fields))
+
+
+def look_around(
+    pid: int, parent: int, environment: Mapping[str, str], read: Callable[[str], str], foreground: bool
+) -> Surroundings:
+    """Decide it from facts. *read* returns a file's text, or "" when there is none."""
+    name = read(f"/proc/{parent}/comm").strip()
+    under_systemd = environment.get("SYSTEMD_EXEC_PID") == str(pid) or (
+        "INVOCATION_ID" in environment and name == "systemd"
     )
-    if under_systemd and not os.environ.get("NOTIFY_SOCKET"):
-        return "systemd waits for this process and gave no notify socket"
-    return None
+    one_pid = pid == 1 or name in CONTAINER_INITS | SUPERVISORS or _is_supervisord(parent, environment, read)
+    watched = one_pid or (under_systemd and not environment.get("NOTIFY_SOCKET"))
+    return Surroundings(one_pid or under_systemd, watched, foreground)
+
+
+def _is_supervisord(parent: int, environment: Mapping[str, str], read: Callable[[str], str]) -> bool:
+    # started as `python supervisord` or `python -m supervisor.supervisord`, its name is python
+    if "SUPERVISOR_ENABLED" not in environment:
+        return False  # its children have that, and theirs, too
+    words = read(f"/proc/{parent}/cmdline").split("\0")
+    return any(word.rpartition("/")[2] in ("supervisord", "supervisor.supervisord") for word in words)
 
 
 def restart_reloads(mode: str) -> bool:
     """Whether a restart replaces the workers only. *mode*: the setting `restart`."""
-    return mode == "reload" or (mode == "auto" and why_master_must_stay() is not None)
+    return mode == "reload" or (mode == "auto" and surroundings().watched)
 
 
 def in_main_thread() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, output, servers, signals
+from . import certificates, host, importer, output, servers
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
 from .handover import protocol
@@ -44,6 +44,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
 def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     target = master.check()
     host.fill_standard_descriptors()
+    descriptors = host.raise_descriptor_limit()
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
@@ -67,6 +68,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     if listeners:
         known = target is None or master.options["preload"]
         servers.prepare(server if known else None, master.options, master.base, listeners)
+        _fit_connections(master, server if known else None, descriptors)
     if isinstance(server, VirtualHosts) and master.options["preload"]:
         server = server.load(master.base)
     if master.options["preload"]:
@@ -88,7 +90,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
         settings=dict(master.options),
         workers=master.worker_count(),
         listeners=listeners,
-        signals=signals.meaning(master.options["signals"], master.commands.stands_alone),
+        signals=master.meanings(),
         calls=master._calls,
         command=lambda name: master.commands.get(name).run(),
         callback=callback,
@@ -106,6 +108,8 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
         signals=plan.signals,
         base=master.base,
         identity=Identity(*identity) if identity is not None else None,
+        log=master.log,
+        provided=master._provided,
     )
     set_title(master.options["title"])
     gc.freeze()  # what is there now is never collected in a worker, so its pages stay shared
@@ -127,6 +131,17 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
             raise SystemExit(code)
         return master
     return _work(master, seat, orders, server)
+
+
+def _fit_connections(master: Master, server: Any, descriptors: int) -> None:
+    """Lower `max connections`, and say so, where a process may not have so many descriptors."""
+    wanted: int = master.options["max connections"]
+    fitting = servers.fitting_connections(server, wanted, descriptors)
+    if fitting < wanted:
+        master.options.set("max connections", fitting)
+        master._complaints.say(
+            f"max connections is {fitting} and not {wanted}: a process may have {descriptors} descriptors here "
+            "(ulimit -n), of which each worker keeps some for itself and its application")
 
 
 def _work(master: Master, seat: Any, orders: runtime.Orders, server: Any) -> Master:

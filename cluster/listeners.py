@@ -367,7 +367,7 @@ def _reason(error: OSError) -> str:
 def _user_id(name: str) -> int:
     try:
         return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a text that can be no name
         raise OSError(errno.EINVAL, f"no user {name!r}") from None
 
 
@@ -376,5 +376,5 @@ def _group_id(name: str, user: str) -> int:
         if name:
             return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
         return pwd.getpwuid(_user_id(user)).pw_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise OSError(errno.EINVAL, f"no group {name!r}") from None

@@ -14,7 +14,7 @@ from .addresses import check_options as check_listener_options
 from .addresses import parse as parse_address
 from .commands import Commands
 from .complaints import Complaints
-from .errors import ConfigurationError, did_you_mean
+from .errors import ConfigurationError, did_you_mean, unusable
 from .events import CATALOGUE, Emitter, normal
 from .extending import Extensible, call_plugin, check_plugin
 from .importer import Target
@@ -42,6 +42,8 @@ class Master(Operations, Extensible):
     def __init__(self, server: Any = None, base: str | None = None) -> None:
         super().__init__()
         kinds.classify(server)
+        if base is not None and (reason := unusable(base)):
+            raise ConfigurationError(f"base cannot be {base!r}: {reason}")
         self.server = server
         #: directory that relative names are taken against
         self.base = os.path.abspath(base) if base is not None else host.script_directory()
@@ -51,6 +53,8 @@ class Master(Operations, Extensible):
         self.narrated = False
         #: the worker that this process is; None in the master
         self.worker: Any = None
+        #: whether this is a service by itself, as `cluster serve` is: then TERM closes wherever it runs
+        self.is_service = False
         self._settings = Settings()
         self._emitter = Emitter()
         self._complaints = Complaints()
@@ -289,7 +293,7 @@ class Master(Operations, Extensible):
             if user is not None:
                 entry = pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
                 uid, gid, login = entry.pw_uid, entry.pw_gid, entry.pw_name
-        except KeyError:
+        except (KeyError, ValueError):  # ValueError: a text that can be no name
             if not isinstance(user, int):
                 raise ConfigurationError(f"setting 'user': there is no user {user!r}") from None
             uid = user
@@ -299,11 +303,17 @@ class Master(Operations, Extensible):
         try:
             if group is not None:
                 gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
-        except KeyError:
+        except (KeyError, ValueError):
             raise ConfigurationError(f"setting 'group': there is no group {group!r}") from None
         if os.geteuid() != 0 and (uid not in (None, os.geteuid()) or gid not in (None, os.getegid())):
             raise ConfigurationError("settings 'user' and 'group' need a master that runs as root")
         return uid, gid, login
+
+    def meanings(self) -> signals.Meanings:
+        """What signals to this master mean. Raises `ConfigurationError`."""
+        around = host.surroundings()
+        return signals.meaning(self._settings["signals"], self._commands.stands_alone,
+                               self.is_service or around.managed, around.foreground)
 
     def worker_count(self) -> int:
         """How many workers are wanted: the setting, or one for each CPU that this process may use."""

@@ -15,12 +15,10 @@ from .commands import key
 from .counters import BUCKETS, LATENCY, NAMES, quantile
 from .errors import RemoteError
 from .remote import SOCKET, NotRunning, Process, Remote, processes
-from .signals import DEFAULT_MEANING
+from .signals import by_command, meaning
 from .signals import name as signal_name
 from .signals import number as signal_number
 
-#: what operators say → the command's name
-SPOKEN = {"shutdown": "close", "stop": "destroy"}
 #: seconds within which a new master listens for commands after the old one has stopped doing so
 CHANGING_HANDS = 0.4
 #: seconds within which a command has to be taken where nothing is lost by sending a signal instead, or by looking at
@@ -28,20 +26,6 @@ CHANGING_HANDS = 0.4
 HASTE = 0.4
 #: what a worker whose master is dead is sent
 _TO_ORPHANS = {"close": "SIGQUIT", "destroy": "SIGTERM", "restart": "SIGQUIT"}
-
-
-def spoken(name: str) -> str:
-    """What operators say for the command *name*."""
-    return next((word for word, command in SPOKEN.items() if command == name), name)
-
-
-def default_signals() -> dict[str, int]:
-    """Command → the signal that asks for it, as long as the map was not changed."""
-    found: dict[str, int] = {}
-    for name, command in DEFAULT_MEANING.items():
-        if command is not None:
-            found.setdefault(command, signal_number(name))
-    return found
 
 
 def operate(
@@ -54,8 +38,9 @@ def operate(
     what was done in words. Raises `NotRunning`, `ConfigurationError` when it is used wrongly, `RemoteError` when it is
     refused, fails, or cannot be asked for by a signal.
     """
-    signals = default_signals() if by_signal is None else by_signal
-    signal = None if words else signals.get(key(name))
+    if by_signal is None:
+        by_signal = by_command(meaning("auto", lambda command: True))
+    signal = None if words else by_signal.get(key(name))
     # a signal tells nobody how it went: who wants to wait for that gives the master more time
     patience = HASTE if signal is not None and not wait else None
     listening = None

@@ -73,9 +73,9 @@ class Operations:
             raise ConfigurationError(f"resize() takes a number of workers, not {n}")
         return self._ask("resize", n, signals.ending(signal))
 
-    def kill(self, signal: str = "SIGTERM") -> Result:
-        """Send *signal* to all workers. Those that end come back."""
-        return self._ask("kill", signals.number(signal))
+    def kill(self, signal: str = "SIGTERM", worker: int | None = None) -> Result:
+        """Send *signal* to all workers, or to the one in the slot *worker*. Those that end come back."""
+        return self._ask("kill", signals.number(signal), worker)
 
     def restart_workers(self, signal: str = "SIGQUIT") -> Result:
         """End every worker by *signal*, and fork a new one in its place at once."""

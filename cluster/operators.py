@@ -202,7 +202,8 @@ def add_to(program: click.Group) -> None:
         _simple("reload", "reload", "Replace the workers by a new generation, or keep the old one."),
         resize,
         _simple("shutdown", "close", "End gracefully."),
-        _simple("stop", "destroy", "End at once."),
+        _simple("stop", "close", "The same as shutdown."),
+        _simple("destroy", "destroy", "End at once."),
         repl,
     ):
         program.add_command(command)

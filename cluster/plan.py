@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .calls import Calls
 from .handover.protocol import Predecessor
 from .listeners import Listeners
+from .signals import Meanings
 
 
 class Plan(NamedTuple):
@@ -16,7 +17,7 @@ class Plan(NamedTuple):
     settings: dict[str, Any]
     workers: int
     listeners: Listeners
-    signals: dict[int, str | None]
+    signals: Meanings
     calls: Calls
     #: runs a command by name, for signals
     command: Callable[[str], Any]

@@ -101,7 +101,10 @@ def serve(
             name, equals, value = setting.partition("=")
             if not equals:
                 raise OneLine(f"--set takes NAME=VALUE, not {setting!r}")
-            master.set(name.strip(), value)
+            try:
+                master.set(name.strip(), value)
+            except UserWarning as warning:  # where warnings are errors
+                raise OneLine(str(warning)) from None
         for address in [] if as_job else addresses or [_default_address()]:
             master.bind(address)
         if master.environment == "development":
@@ -166,7 +169,9 @@ def _master(target: str, chdir: str | None) -> Any:
     from .master import Master
 
     patch(lambda text: click.echo(f"cluster: {text}", err=True))
-    return Master(target, base=base)
+    master = Master(target, base=base)
+    master.is_service = True
+    return master
 
 
 def _warn_in_one_line(

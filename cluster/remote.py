@@ -10,7 +10,6 @@ import json
 import os
 import re
 import socket
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import psutil
 
 from .errors import ClusterError, ConfigurationError, RemoteError
-from .system import close_descriptor
+from .system import close_descriptor, peer
 
 #: the first line that a program sends, to be answered in JSON instead of by a prompt
 PROGRAM = "#!cluster json"
@@ -162,10 +161,7 @@ class Remote:
     @property
     def pid(self) -> int | None:
         """The process that listens; None over TCP, and where the kernel does not say."""
-        if self._connection.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
-            return None
-        credentials = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[0]) or None
+        return peer(self._connection)[0] if self._connection.family == socket.AF_UNIX else None
 
     def close(self) -> None:
         """Hang up."""

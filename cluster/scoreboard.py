@@ -62,7 +62,7 @@ class Scoreboard:
     """Anonymous shared memory, made by the master before the first fork; pages cost memory once they are used."""
 
     def __init__(self, rows: int) -> None:
-        head = rows + 8
+        head = 2 * rows + 8
         words = head + rows * SIZE
         timings = words * _WORD
         notes_from = timings + rows * TIMINGS * _WORD
@@ -73,7 +73,9 @@ class Scoreboard:
         self.active = self._words[head + CONNECTIONS_ACTIVE :: SIZE]
         #: 1 for a worker that accepts connections
         self.serving = self._words[:rows]
-        self._shared = self._words[rows:head]
+        #: 1 for a worker that its master tells by a signal to end at once, whatever that signal means otherwise
+        self.at_once = self._words[rows : 2 * rows]
+        self._shared = self._words[2 * rows : head]
         self._rows: list[Any] = [self._words[head + n * SIZE : head + (n + 1) * SIZE] for n in range(rows)]
         floats = view[timings:notes_from].cast("d")
         self._timings: list[Any] = [floats[n * TIMINGS : (n + 1) * TIMINGS] for n in range(rows)]
@@ -133,6 +135,7 @@ class Scoreboard:
                 self.totals[field] += counters[index]
             counters[index] = 0
         self.serving[row] = 0
+        self.at_once[row] = 0
         self._notes[row][:] = bytes(len(self._notes[row]))
         heapq.heappush(self._free, row)
 

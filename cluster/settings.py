@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .errors import ConfigurationError, did_you_mean
+from .errors import ConfigurationError, did_you_mean, unusable
 from .events import normal
 
 Check = Callable[[Any], Any]
@@ -85,6 +85,8 @@ def _path(right: str) -> Check:
         path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
         if not isinstance(path, str) or not path:
             raise ValueError(right)
+        if reason := unusable(path):
+            raise ValueError(f"{right}, and {reason}")
         return path
 
     return check
@@ -128,11 +130,17 @@ def _umask(value: Any) -> int:
     return value
 
 
-def _signal_map(value: Any) -> dict[str, str | None]:
+def _signal_map(value: Any) -> Any:
     # what is a signal and what is a command is known to `signals` and `commands`; Master checks with them
+    if value == "auto" or value is False:
+        return value
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ValueError('a map such as {"SIGTERM": "close"}')
-    return dict(value)
+        raise ValueError('`auto`, False, or a map such as {"SIGTERM": "close"}')
+    pairs = {key: tuple(given) if isinstance(given, list) else given for key, given in value.items()}
+    for key, given in pairs.items():
+        if isinstance(given, tuple) and len(given) != 2:
+            raise ValueError(f'a pair of commands such as ("close", "destroy") for {key}, or one')
+    return pairs
 
 
 SETTINGS: dict[str, Setting] = {
@@ -205,9 +213,13 @@ SETTINGS: dict[str, Setting] = {
         Setting("max header", 8192, "bytes", _count(1), "The longest header field (431 beyond it)."),
         Setting("max headers", 100, "fields", _count(1), "The most header fields of a request (431 beyond it)."),
         Setting("max head", 65536, "bytes", _count(1), "The longest request line and header fields together (431)."),
-        Setting("max connections", 10000, "connections", _count(1), "The most connections of a worker."),
-        Setting("signals", {}, "", _signal_map,
-                "Changes which signal means which command: {\"SIGTERM\": \"close\"}; None: the signal is ignored."),
+        Setting("max connections", 10000, "connections", _count(1),
+                "The most connections of a worker; lowered to what `ulimit -Hn` allows. When it is full, those idle "
+                "for longest make room for new ones."),
+        Setting("signals", "auto", "", _signal_map,
+                "What signals to the master mean. `auto`: see docs/signals.md. A map such as {\"SIGTERM\": \"close\"} "
+                "changes what it names: to a command, a pair of them (the second for who asks again), None (ignored) "
+                "or \"default\" (left to the system). False: all are left to the system."),
     )
 }
 

@@ -18,11 +18,15 @@ from .system import close_descriptor, undo_in_child
 #: seconds after the end of the process whose terminal we have, in which SIGHUP is taken for the terminal's
 HANGUP = 2.0
 
-#: what a signal to the master asks for
-DEFAULT_MEANING: dict[str, str | None] = {
+#: signal number → what it asks for: a command, and perhaps another one for who asks again; none: it is ignored
+Meanings = dict[int, tuple[str, ...]]
+
+#: what a signal to the master asks for, unless `meaning` knows better. INT comes before TERM: who looks for a signal
+#: that destroys without knowing how the master was started takes the first
+DEFAULT_MEANING: dict[str, str | tuple[str, ...]] = {
     "SIGQUIT": "close",
-    "SIGTERM": "destroy",
     "SIGINT": "destroy",
+    "SIGTERM": "destroy",
     "SIGHUP": "restart",
     "SIGUSR2": "restart",
     "SIGTTIN": "spawn",
@@ -77,20 +81,46 @@ def name(signal_number: int) -> str:
         return f"signal {signal_number}"
 
 
-def meaning(overrides: Mapping[str, str | None], is_command: Callable[[str], bool]) -> dict[int, str | None]:
-    """Signal number → command name (None: ignore), from the default map and the user's *overrides*.
+def meaning(
+    setting: Any, is_command: Callable[[str], bool], managed: bool = False, foreground: bool = False
+) -> Meanings:
+    """What each signal asks for. *setting*: ``"auto"``, a map of what differs from that, or False for none at all.
+
+    *managed*: a service manager, or somebody with `kill`, expects that TERM ends us gracefully. *foreground*: INT is
+    Ctrl-C, by somebody who can press it again. Signals that are left to the system are not in it.
 
     Raises `ConfigurationError` for a name that is no signal, one that cannot be caught, or no command.
     """
-    merged: dict[int, str | None] = {number(key): value for key, value in DEFAULT_MEANING.items()}
-    for key, command in overrides.items():
+    if setting is False:
+        return {}
+    merged = dict(DEFAULT_MEANING)
+    if managed:
+        merged["SIGTERM"] = "close"
+    if foreground:
+        merged["SIGINT"] = ("close", "destroy")
+    found = {number(key): (command,) if isinstance(command, str) else command for key, command in merged.items()}
+    for key, given in {} if setting == "auto" else setting.items():
         caught = number(key)
         if name(caught) in _UNCATCHABLE:
             raise ConfigurationError(f"{name(caught)} cannot be given a meaning")
-        if command is not None and not (isinstance(command, str) and is_command(command)):
-            raise ConfigurationError(f"{key}: there is no command {command!r} that needs no argument")
-        merged[caught] = command
-    return merged
+        if given == "default":
+            found.pop(caught, None)
+            continue
+        commands = () if given is None else given if isinstance(given, tuple) else (given,)
+        for command in commands:
+            if not (isinstance(command, str) and is_command(command)):
+                raise ConfigurationError(f"{key}: there is no command {command!r} that needs no argument")
+        found[caught] = commands
+    return found
+
+
+def by_command(meanings: Meanings) -> dict[str, int]:
+    """Command → a signal that asks for it."""
+    found: dict[str, int] = {}
+    for caught, commands in meanings.items():
+        if len(commands) == 1:
+            found.setdefault(commands[0], caught)
+    return found
 
 
 class Terminal:
@@ -139,24 +169,24 @@ class Terminal:
 class Watchers:
     """Signal watchers of the master: handlers only queue. `close` puts back what was there before."""
 
-    def __init__(self, numbers: Mapping[int, str | None], queue: Callable[[int], None]) -> None:
+    def __init__(self, numbers: Mapping[int, tuple[str, ...]], queue: Callable[[int], None]) -> None:
         self._before: dict[int, Any] = {}
         self._watchers: list[Any] = []
         # whoever started us may have blocked them, and exec keeps that
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {*numbers, signal.SIGCHLD})
         self.terminal = Terminal()
         loop = gevent.get_hub().loop
-        for wanted, command in numbers.items():
+        #: nohup(1) was asked for: the terminal's going away must not end us
+        self.hangup_was_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        for wanted, commands in numbers.items():
             self._before[wanted] = signal.getsignal(wanted)
-            if command is None:
+            if not commands:
                 signal.signal(wanted, signal.SIG_IGN)
                 continue
             watcher = loop.signal(wanted)
             watcher.start(queue, wanted)
             self._watchers.append(watcher)
         undo_in_child.append(self._stop)
-        #: nohup(1) was asked for: the terminal's going away must not end us
-        self.hangup_was_ignored = self._before.get(signal.SIGHUP) == signal.SIG_IGN
 
     def _stop(self) -> None:
         # libev keeps one list of watchers per signal for the whole process and installs its handler only with the

@@ -82,6 +82,8 @@ class Supervisor:
             "restart workers": self._sizing.restart_workers, "kill": self.kill, "reload": self.reload,
             "restart": self.restart, "close": self.close, "destroy": self.destroy, "reopen logs": self.reopen_logs,
         }
+        #: signal number → what was asked for by it, where asking again means something else
+        self._asked: dict[int, Result] = {}
         self._close_timer: Timer | None = None
         self._close_results: list[Result] = []
         self._ended = False
@@ -223,16 +225,24 @@ class Supervisor:
             if not self._watchers.hangup_was_ignored:
                 self.close(Result("close"))
             return
-        command = self._plan.signals.get(caught)
-        if self._outgoing.handed_over and command not in (None, "reopen logs"):
-            self._outgoing.pass_on(caught)  # for whoever knows our pid, it means the service
-            if command not in ("close", "destroy"):
+        commands = self._plan.signals.get(caught, ())
+        if not commands:
+            return
+        if self._outgoing.handed_over and commands != ("reopen logs",):
+            self._outgoing.pass_on(caught)  # for those who know our pid, it means the service
+            if commands[0] not in ("close", "destroy"):
                 return
-        if command is not None:
-            try:
-                self._plan.command(command)
-            except FAILURES as error:
-                self._complaints.handler_failed(name(caught), self._plan.command, error)
+        first = self._asked.pop(caught, None)
+        again = first is not None and not first.done
+        if commands == ("close", "destroy") and caught == signal.SIGINT and not again and host.in_foreground():
+            self._complaints.to_terminal("Ctrl-C again to end at once")
+        try:
+            result = self._plan.command(commands[-1 if again else 0])
+        except FAILURES as error:
+            self._complaints.handler_failed(name(caught), self._plan.command, error)
+            return
+        if isinstance(result, Result) and len(commands) > 1:
+            self._asked[caught] = first if first is not None and again else result
 
     def _message(self, worker: WorkerHandle, message: Message) -> None:
         if message["t"] == "call":
@@ -277,9 +287,9 @@ class Supervisor:
 
     # -- workers as they are
 
-    def kill(self, result: Result, number: int) -> None:
-        """Send a signal to all workers."""
-        self.crew.signal_all(number)
+    def kill(self, result: Result, number: int, slot: int | None) -> None:
+        """Send a signal to all workers, or to those in *slot*."""
+        self.crew.signal(number, slot)
         result.succeed()
 
     def reopen_logs(self, result: Result) -> None:

@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import signal
+import socket
 import struct
 import sys
 import time
@@ -64,18 +65,17 @@ class System:
                 stream.flush()
             except (AttributeError, OSError, ValueError):
                 pass
+        at_fork.go_first()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        at_fork.act = _forget_master_or_end
         try:
             pid = _fork()
         except BaseException:
+            at_fork.act = None
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise
+        at_fork.act = None
         if pid == 0:
-            try:
-                forget_master()
-            except BaseException:  # noqa: BLE001 - nothing may escape into a copy of the master
-                traceback.print_exc()
-                os._exit(1)
             return 0
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
@@ -179,6 +179,51 @@ class System:
             return len(sys._current_frames())
 
 
+class AtFork:
+    """What is to be done in each forked child before the hooks that libraries gave to `os.register_at_fork`.
+
+    They are called inside the fork, in the order in which they were registered, which may have been before anybody
+    thought of a cluster; and they may start threads, which are greenlets of the hub that is there.
+    """
+
+    def __init__(self) -> None:
+        #: None: nothing
+        self.act: Callable[[], None] | None = None
+        hook = self._forked
+        os.register_at_fork(after_in_child=hook)
+        # the interpreter's own list of them, which nothing else gives; looked for while there is little to look at
+        found = [one for one in gc.get_referrers(hook) if type(one) is list and one and one[-1] is hook]
+        self._hooks: list[Any] = found[0] if len(found) == 1 else []
+
+    def _forked(self) -> None:
+        if self.act is not None:
+            self.act()
+
+    def go_first(self) -> None:
+        """Take the place before all others, but for Python's own hook for threads, and gevent's.
+
+        gevent's is registered when it patches, and expects that none before it has started a thread.
+        """
+        def place(hook: Any) -> int:
+            module = getattr(hook, "__module__", None)
+            name = getattr(hook, "__name__", None)
+            if (module, name) == ("threading", "_after_fork"):
+                return 0
+            if (module, name) == ("gevent.threading", "after_fork_in_child"):
+                return 1
+            return 2 if hook == self._forked else 3
+
+        self._hooks.sort(key=place)
+
+
+def _forget_master_or_end() -> None:
+    try:
+        forget_master()
+    except BaseException:  # noqa: BLE001 - nothing may escape into a copy of the master
+        traceback.print_exc()
+        os._exit(1)
+
+
 class Child:
     """Waits for the end of a child of this process, and tells of it until that was taken."""
 
@@ -253,6 +298,9 @@ def forget_master() -> None:
     default_signals()
     gevent.get_hub()
     forget_exit_hooks()
+
+
+at_fork = AtFork()
 
 
 def forget_hub(hub: Any) -> None:
@@ -375,8 +423,28 @@ def close_descriptor(descriptor: int) -> None:
         pass
 
 
-def set_title(title: str) -> None:
-    """What `ps` shows for this process."""
+def peer(connection: Any, platform: str = sys.platform) -> tuple[int | None, int | None]:
+    """Process id and user id of whoever is at the other end of a unix socket; None for what the system does not tell.
+
+    Who asks in order to let somebody in must take None for a stranger. *platform*: as `sys.platform` names it.
+    """
+    pid = uid = None
+    try:
+        if platform == "linux":
+            pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, 17, 12))  # SO_PEERCRED
+        elif platform == "darwin":  # not in Python's socket module: SOL_LOCAL is 0, LOCAL_PEERCRED 1, LOCAL_PEERPID 2
+            version, found = struct.unpack_from("=II", connection.getsockopt(0, 1, 76))  # struct xucred
+            uid = found if version == 0 else None
+            pid = struct.unpack("=i", connection.getsockopt(0, 2, 4))[0]
+    except (OSError, struct.error):
+        pass
+    return pid or None, uid
+
+
+def set_title(title: str, platform: str = sys.platform) -> None:
+    """What `ps` shows for this process. Nothing happens on macOS, where setting it before and after a fork crashes."""
+    if platform == "darwin":
+        return
     from setproctitle import setproctitle
 
     setproctitle(title)

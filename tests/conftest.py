@@ -29,6 +29,12 @@ def programs_heed_signals() -> Iterator[None]:
         signal.signal(number, action)
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pytest's, with a short name: a unix socket's path has at most 107 bytes, and a user's $TMPDIR may be long."""
+    return tmp_path_factory.mktemp("t")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let fixtures know whether their test has failed."""

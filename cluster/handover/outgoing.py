@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from .. import channel
+from .. import channel, host
 from ..announcer import Announcer
 from ..channel import Channel, Message
 from ..errors import ChannelError
@@ -103,13 +103,13 @@ class Replacement:
                 lambda reason: self._inbox.put(self._lost, self, reason),
             )
             self._channel.start()
-            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets,
-                                "files": files, "data": data, "totals": totals})
+            self._channel.send({"t": "hello", "pid": self._system.pid(), "sockets": sockets, "files": files,
+                                "data": data, "totals": totals, "surroundings": host.surroundings()._asdict()})
             self.pid = self._system.execute(
                 protocol.command_line(), protocol.environment(self._system.pid(), theirs), STARTED_IN,
                 [theirs.fileno(), *sockets.values()], self._not_started,
             )
-        except (OSError, ChannelError):
+        except (OSError, ChannelError, MemoryError):
             self._close()
             raise
         finally:
@@ -281,8 +281,8 @@ class Outgoing:
         replacement = Replacement(self._system, self._inbox, self._heard, self._died, self._lost)
         try:
             replacement.start(self._listeners, data, self._owner.totals())
-        except (OSError, ChannelError) as error:
-            self._fail(f"the new master cannot be started: {error}")
+        except (OSError, ChannelError, MemoryError) as error:
+            self._fail(f"the new master cannot be started: {error or type(error).__name__}")
             return
         self._replacement = replacement
         self._after(self._policy.timeout, self._late, replacement)

@@ -15,7 +15,7 @@ from typing import Any
 
 import gevent.monkey
 
-from .. import channel
+from .. import channel, host
 from ..channel import Message
 
 HANDOVER = "CLUSTER_HANDOVER"
@@ -135,6 +135,7 @@ def claim() -> Predecessor | None:
     if hello is None or hello["t"] != "hello":
         connection.close()
         return None
+    host.take_on(hello.get("surroundings"))
     predecessor = Predecessor(connection, hello)
     for inherited in predecessor.sockets.values():
         os.set_inheritable(inherited, False)

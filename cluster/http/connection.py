@@ -214,12 +214,14 @@ class Connection(Receiving):
             self._idle(now)
         else:
             self.state = IDLE
+            self.since = now
             self.deadline = now + self.engine.keep_alive
 
     def _idle(self, now: float) -> None:
         """Wait for the next request, or take the one that has come already."""
         self.state = IDLE
         self._reader = None
+        self.since = now
         self.deadline = now + self.engine.keep_alive
         if self.buffer:
             # later and not at once: others have waited for longer
@@ -248,6 +250,18 @@ class Connection(Receiving):
                 self.on_readable()
             if self.state == IDLE and not self.buffer:
                 self._linger()
+
+    def give_way(self) -> None:
+        """Close an idle connection so that another one gets its place.
+
+        A request that has come at the last moment is answered, as the last one.
+        """
+        if self._reading:
+            self.on_readable()
+        if self.state == IDLE and not self.buffer:
+            self.close()
+        elif self.exchange is not None and not self.exchange.head_sent:
+            self.exchange.keep_alive = False
 
     def on_deadline(self) -> None:
         """The deadline has passed."""

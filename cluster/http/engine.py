@@ -85,8 +85,11 @@ class Engine:
         self.clock = Clock()
         self.empty_body = EmptyBody()
         self.connections: set[Wire | Preface] = set()
-        #: responses say "Connection: close"
+        #: responses say "Connection: close", as the server is draining or crowded
         self.closing = False
+        self.draining = False
+        #: somebody waits for a place, and nobody has been idle for long
+        self.crowded = False
         #: connections are closed as soon as they are idle
         self.ending = False
         #: who wants to know of connections and requests
@@ -140,6 +143,17 @@ class Engine:
             self._sweeper = None
         if self.on_closed is not None:
             self.on_closed()
+
+    def drain(self, draining: bool = True) -> None:
+        """Whether responses tell clients that the connection ends, as the server does."""
+        self.draining = draining
+        self.closing = draining or self.crowded
+
+    def crowd(self, crowded: bool) -> None:
+        """Whether responses do so to make room for other clients."""
+        if crowded != self.crowded:
+            self.crowded = crowded
+            self.closing = self.draining or crowded
 
     def let_go(self) -> None:
         """In a process forked from the server's: hold no connection open, and count and log nothing for the server."""

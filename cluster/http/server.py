@@ -22,13 +22,14 @@ from .preface import Preface
 from .proxies import Introduction, TrustedProxies, as_networks
 from .refusals import CONNECTION
 from .request import Environ
+from .room import OUT_OF, Room
 from .wire import IDLE
 
 if TYPE_CHECKING:
     from .access_log import AccessLog
 
-#: out of descriptors: how long to leave a listener alone, in seconds
-_EXHAUSTED = 0.1
+#: no room for a connection: how long to leave a listener alone, in seconds
+_REST = 0.1
 
 
 class HTTPServer:
@@ -81,6 +82,8 @@ class HTTPServer:
         self._engine = Engine(app, self.limits, counters, in_flight, on_error, access_log, proxies, durations)
         self._engine.on_closed = self._on_closed
         self._engine.observers = observers
+        #: for new connections, and how some is made
+        self.room = Room(self._engine, self.limits.connections)
         self._bindings: list[Binding] = []
         self._watchers: list[Any] = []
         self._accepting = False
@@ -127,17 +130,17 @@ class HTTPServer:
 
     @property
     def full(self) -> bool:
-        """Whether as many connections are open as `Limits.connections` allows."""
-        return len(self._engine.connections) >= self.limits.connections
+        """Whether as many connections are open as `Limits.connections` and the process's descriptors allow."""
+        return self.room.full
 
     @property
     def closing(self) -> bool:
         """Whether responses tell clients that the connection ends."""
-        return self._engine.closing
+        return self._engine.draining
 
     @closing.setter
     def closing(self, closing: bool) -> None:
-        self._engine.closing = closing
+        self._engine.drain(closing)
 
     def accepted(self, sock: Any, address: Any, binding: Binding) -> None:
         """Take over a freshly accepted connection. Never blocks and never raises; call it in the hub or anywhere else.
@@ -152,7 +155,7 @@ class HTTPServer:
         try:
             connected.setblocking(False)
             peer, port = (address[0], str(address[1])) if binding.has_port else ("", "")
-            if self.full:
+            if not self.room.make():
                 if binding.tls is None:
                     refused = Refused(503, "too many connections")
                     connected.send(b"".join(response.refusal(refused, self._engine.date())))
@@ -165,6 +168,7 @@ class HTTPServer:
                 self._begin(TLSConnection(self._engine, binding, _tls.Transport(connected, binding.tls), peer, port))
             else:
                 self._begin(Connection(self._engine, binding, connected, peer, port))
+            self.room.taken(descriptor)
         except Exception:  # noqa: BLE001 - an acceptor must survive whatever one connection does
             connected.close()
             self._engine.report(None)
@@ -212,20 +216,26 @@ class HTTPServer:
         self._watchers.append(watcher)
 
     def _accept(self, binding: Binding) -> None:
-        if self.full:
-            self._pause()  # they wait in the backlog, where another process may take them
+        if not self.room.make():
+            self._rest()  # they wait in the backlog, where another process may take them
             return
         try:
             descriptor, address = binding.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        except OSError:
-            # out of descriptors, most likely: trying again at once would only burn the processor
-            self._pause()
-            self._retry = self._engine.loop.timer(_EXHAUSTED)
-            self._retry.start(self._unpause)
+        except OSError as error:
+            if error.errno in OUT_OF:
+                self.room.out_of_descriptors(error)
+            self._rest()
             return
         self.accepted(descriptor, address, binding)
+
+    def _rest(self) -> None:
+        """Leave the listeners alone for a moment, or until a connection has ended: now nothing would have changed."""
+        self._pause()
+        if self._retry is None:
+            self._retry = self._engine.loop.timer(_REST)
+            self._retry.start(self._unpause)
 
     def _pause(self) -> None:
         for watcher in self._watchers:
@@ -267,7 +277,7 @@ class HTTPServer:
         """
         engine = self._engine
         self.stop_accepting()
-        engine.closing = True
+        engine.drain()
         try:
             if engine.connections:
                 self._all_closed.clear()
@@ -310,5 +320,6 @@ class HTTPServer:
         active = len(self._engine.connections)
         if not active:
             self._all_closed.set()
-        if self._accepting and not self._watchers and self._retry is None:
+        self.room.left()
+        if self._accepting and not self._watchers:
             self._unpause()

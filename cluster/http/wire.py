@@ -45,6 +45,7 @@ class Wire:
         "exchange",
         "peer",
         "sending",
+        "since",
         "sock",
         "state",
     )
@@ -59,8 +60,10 @@ class Wire:
         #: anything with recv, send, shutdown, close as of a non-blocking socket
         self.sock = sock
         self.state = IDLE
-        #: when `on_deadline` is to be called, by the monotonic clock
-        self.deadline = monotonic() + engine.limits.timeouts.head
+        #: since when it has been idle, while it is, by the monotonic clock
+        self.since = monotonic()
+        #: when `on_deadline` is to be called
+        self.deadline = self.since + engine.limits.timeouts.head
         #: the client has closed its side
         self.eof = False
         self.exchange: Exchange | None = None

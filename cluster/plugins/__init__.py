@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, did_you_mean
@@ -20,18 +21,17 @@ GROUP = "cluster.plugins"
 
 def bundled() -> list[str]:
     """Names of the plugins in this folder."""
-    found = set()
-    for entry in os.listdir(os.path.dirname(__file__)):
-        name = entry.removesuffix(".py")
-        if name.isidentifier() and not name.startswith("_"):
-            found.add(name)
-    return sorted(found)
+    return sorted(_modules(os.path.dirname(__file__)))
 
 
 def own_modules() -> set[str]:
     """Names of the modules and folders of the package itself."""
-    folder = os.path.dirname(os.path.dirname(__file__))
-    return {entry.removesuffix(".py") for entry in os.listdir(folder) if not entry.startswith("_")}
+    return _modules(os.path.dirname(os.path.dirname(__file__)))
+
+
+def _modules(folder: str) -> set[str]:
+    """Names of the modules and packages in a folder, which may be one in a zip file."""
+    return {found.name for found in pkgutil.iter_modules([folder]) if not found.name.startswith("_")}
 
 
 def installed() -> dict[str, EntryPoint]:

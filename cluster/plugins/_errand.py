@@ -71,7 +71,7 @@ class Errand:
     def send(self, message: Message) -> None:
         """Have the helper deal with *message*; at once, and whatever becomes of it."""
         if self._waiting >= _MOST:
-            self._lose(1, f"{_MOST} wait for the helper")
+            self.lose(1, f"{_MOST} wait for the helper")
             return
         if self._channel is None and not self._start():
             return
@@ -80,14 +80,14 @@ class Errand:
             self._channel.send({"t": "do", **message})
         except ChannelError as error:
             if self._channel.open:
-                self._lose(1, str(error))
+                self.lose(1, str(error))
                 return
         self._waiting += 1  # also when the helper has just died: how, is told with the number of all that it had
         self._idle.clear()
 
     def _start(self) -> bool:
         if self._system.now() - self._started < _AGAIN:
-            self._lose(1, f"the last helper was started less than {_AGAIN:g} s ago")
+            self.lose(1, f"the last helper was started less than {_AGAIN:g} s ago")
             return False
         self._started = self._system.now()
         ours, theirs = channel.pair()
@@ -96,7 +96,7 @@ class Errand:
                                        STARTED_IN, [theirs.fileno()], self._not_started)
         except OSError as error:
             ours.close()
-            self._lose(1, f"the helper cannot be started: {error}")
+            self.lose(1, f"the helper cannot be started: {error}")
             return False
         finally:
             theirs.close()
@@ -112,7 +112,9 @@ class Errand:
     def _heard(self, message: Message) -> None:
         self._waiting = max(0, self._waiting - 1)
         if message["t"] == "failed":
-            self._report(str(message.get("reason")))
+            self.lose(1, str(message.get("reason")))
+        elif self._lost and self._report(f"works again; {self._lost} more were lost", "works again"):
+            self._lost = 0
         if not self._waiting:
             self._idle.set()
 
@@ -124,13 +126,15 @@ class Errand:
         lost, self._waiting = self._waiting, 0
         if lost:
             how = narration.ending(os.waitstatus_to_exitcode(status))
-            self._lose(lost, self._failure or f"the helper ended ({how})")
+            self.lose(lost, self._failure or f"the helper ended ({how})")
         self._failure = ""
         self._idle.set()
 
-    def _lose(self, count: int, reason: str) -> None:
+    def lose(self, count: int, reason: str, key: str | None = None) -> None:
+        """So many messages are lost; told at once, or with the next that is told: once a minute for the same *key*
+        (default: *reason*)."""
         self._lost += count
-        if self._report(f"{reason}; {self._lost} lost", reason):
+        if self._report(f"{reason}; {self._lost} lost", reason if key is None else key):
             self._lost = 0
 
     def _report(self, text: str, reason: str | None = None) -> bool:
@@ -180,7 +184,11 @@ def work(module: str, descriptor: int) -> None:
     for name in (*IGNORED_BY_WORKERS, "SIGQUIT"):  # to the whole process group; the master hangs up when it is time
         signal.signal(signal_number(name), signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it as SIGTERM does, without a traceback
-    connection = _socket(fileno=descriptor)
+    with _socket(fileno=descriptor) as connection:
+        _serve(module, connection)
+
+
+def _serve(module: str, connection: Any) -> None:
     settings = channel.read_one(connection, _FOR_EVER)
     while settings is not None and (message := channel.read_one(connection, _FOR_EVER)) is not None:
         answer: Message = {"t": "done"}

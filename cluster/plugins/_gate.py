@@ -6,7 +6,6 @@ import errno
 import os
 import socket as constants
 import stat
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import gevent.monkey
 import gevent.socket
 
 from ..remote import short
-from ..system import close_descriptor
+from ..system import close_descriptor, peer
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -164,10 +163,9 @@ class Gate:
         return True
 
     def _welcome(self, connection: Any) -> bool:
-        if not isinstance(self._address, str) or not hasattr(constants, "SO_PEERCRED"):
+        if not isinstance(self._address, str):
             return True
-        credentials = connection.getsockopt(constants.SOL_SOCKET, constants.SO_PEERCRED, struct.calcsize("3i"))
-        return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
+        return peer(connection)[1] in (0, os.geteuid())  # None, where the system does not tell, is nobody we know
 
     def _serve(self, connection: Any) -> None:
         try:

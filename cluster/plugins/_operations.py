@@ -10,8 +10,6 @@ from .. import __version__, narration
 from ..commands import Command, key
 from ..errors import ClusterError, ConfigurationError
 from ..results import Result
-from ..signals import number as signal_number
-from ..system import System
 from ._functions import Function, functions
 
 if TYPE_CHECKING:
@@ -56,9 +54,8 @@ def _kill(master: Master, socket: Any, id: int, signal: str = "SIGTERM") -> Outc
     found = [worker for worker in master.workers if worker.id == id]
     if not found:
         raise ConfigurationError(f"there is no worker {id}")
-    for worker in found:
-        System().kill(worker.pid, signal_number(signal))
-    return Outcome(f"sent {signal} to " + ", ".join(str(worker.pid) for worker in found))
+    pids = ", ".join(str(worker.pid) for worker in found)
+    return _done(master.kill(signal, id), f"sent {signal} to {pids}")
 
 
 def _shutdown(master: Master, socket: Any) -> Outcome:
@@ -68,9 +65,8 @@ def _shutdown(master: Master, socket: Any) -> Outcome:
 
 
 def _stop(master: Master, socket: Any) -> Outcome:
-    """End at once."""
-    master.destroy()
-    return Outcome("ending at once")
+    """End gracefully, as shutdown() does; destroy() ends at once."""
+    return _shutdown(master, socket)
 
 
 def _select(master: Master, socket: Any, field: str) -> None:

@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, unusable
 
 
 def path(plugin: str, name: str, value: Any) -> str:
     """A path, given as text or as a `os.PathLike`."""
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(found, str) or "\0" in found:
+    if not isinstance(found, str):
         raise ConfigurationError(f"{plugin}: {name} is a path, not {value!r}")
+    if reason := unusable(found):
+        raise ConfigurationError(f"{plugin}: {name} cannot be {value!r}: {reason}")
     return found
 
 

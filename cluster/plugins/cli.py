@@ -106,12 +106,12 @@ def _program() -> str:
     return os.path.basename(sys.argv[0]) or "python"
 
 
-def _operation(name: str) -> Callable[..., Any]:
+def _operation(name: str, word: str | None = None) -> Callable[..., Any]:
     def run(master: Master, *words: str) -> Any:
         master.commands.get(name).parse(words)  # a wrong argument is found without asking anybody
         meanings = signals.meaning(master.options["signals"], master.commands.__contains__)
-        by_signal = {key(command): number for number, command in meanings.items() if command is not None}
-        return operating.shown(operating.spoken(name), operating.operate(master.pidfiles, name, words, by_signal))
+        by_signal = {key(command): number for command, number in signals.by_command(meanings).items()}
+        return operating.shown(word or name, operating.operate(master.pidfiles, name, words, by_signal))
 
     return run
 
@@ -138,8 +138,9 @@ _ENTRIES = (
            "-r, --restart, restart"),
     _Entry(("--reload", "reload"), _operation("reload"), "Replace the workers by a new generation.",
            "--reload, reload"),
-    _Entry(("-g", "--shutdown", "shutdown"), _operation("close"), "End gracefully.", "-g, --shutdown, shutdown"),
-    _Entry(("-S", "--stop", "stop"), _operation("destroy"), "End at once.", "-S, --stop, stop"),
+    _Entry(("-g", "--shutdown", "shutdown"), _operation("close", "shutdown"), "End gracefully.",
+           "-g, --shutdown, shutdown"),
+    _Entry(("-S", "--stop", "stop"), _operation("close", "stop"), "The same.", "-S, --stop, stop"),
     _Entry(("-h", "--help", "help"), _help, "Show this.", "-h, --help, help"),
     _Entry(("-v", "--version", "version"), lambda master: __version__, "Show the version of cluster.",
            "-v, --version, version"),

@@ -107,6 +107,8 @@ class _JsonFormatter(logging.Formatter):
             "time": f"{moment}.{int(record.msecs):03d}Z", "level": record.levelname.lower(),
             "pid": record.process, "message": message,
         }
+        if hasattr(record, "worker"):
+            entry["worker"] = record.worker
         if record.exc_info:
             detail = self.formatException(record.exc_info)
         if detail:

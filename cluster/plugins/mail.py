@@ -57,7 +57,7 @@ def mail(
             _options.text("mail", option, value)
     pause = _options.seconds("mail", "interval", interval)
     command = _command(sendmail)
-    if command and not os.access(command[0], os.X_OK):
+    if command and not os.access(_options.path("mail", "sendmail", command[0]), os.X_OK):
         raise ConfigurationError(f"mail: cannot run {command[0]}")
     authorities = None if isinstance(tls, bool) else _options.path("mail", "tls", tls)
     settings = {"to": receivers, "sender": by, "host": _options.text("mail", "host", host),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import gevent
 
 from .. import remote
 from ..errors import ConfigurationError
@@ -14,6 +17,11 @@ from ._gate import Gate, answers
 
 if TYPE_CHECKING:
     from ..master import Master
+
+#: seconds until a file that could not be written is tried again
+_AGAIN = 1.0
+#: a file that is not yet renamed, with the pid of the master that writes it
+_HALF = re.compile(r"\.(?:master|worker\.[0-9]+)\.([0-9]+)").fullmatch
 
 
 def pidfiles(directory: str | os.PathLike[str] = "pids") -> Callable[[Master], None]:
@@ -51,6 +59,8 @@ class _PidFiles:
         self._master = master
         self._directory = directory
         self._ours = False
+        self._retry: Any = None
+        self._failing = False
         self._gate = Gate(master, os.path.join(directory, remote.SOCKET),
                           lambda connection: _answers.converse(master, connection))
         master.at_start(self._check)
@@ -124,9 +134,26 @@ class _PidFiles:
                 file.write(f"{pid}\n")
             os.rename(fresh, path)
         except OSError as error:
-            self._master.complain(f"pidfiles: cannot write {path}: {error.strerror}")
+            self._remove(os.path.basename(fresh))
+            if remote.read_pid(path) != pid:
+                self._remove(f"{name}.pid")  # it names a process that has gone: no file is better than a stranger's pid
+            if not self._failing:
+                self._failing = True
+                self._master.complain(f"pidfiles: cannot write {path}: {error.strerror}; trying again until it can be")
+            if self._retry is None:
+                self._retry = gevent.spawn_later(_AGAIN, self._write_again)
             return False
         return True
+
+    def _write_again(self) -> None:
+        """The disk was full, say: all files anew, as long as they are ours."""
+        self._retry = None
+        if not self._ours:
+            return
+        if self._write("master", os.getpid()):
+            self._master.emit("pidfile", os.path.join(self._directory, "master.pid"), os.getpid())
+        self._write_workers()
+        self._failing = self._retry is not None
 
     def _removed(self, worker: Any) -> None:
         """Forget a slot that was given up; after the end of the cluster the files stay, and status says dead."""
@@ -136,8 +163,11 @@ class _PidFiles:
             self._remove(f"worker.{worker.id}.pid")
 
     def _forget_others(self) -> None:
-        """Files of an earlier run that had more workers."""
+        """Files of an earlier run that had more workers, and halves that a master left which was killed."""
         for entry in os.listdir(self._directory):
+            half = _HALF(entry)
+            if half is not None and int(half[1]) != os.getpid():
+                self._remove(entry)
             number = entry.removeprefix("worker.").removesuffix(".pid")
             if entry == f"worker.{number}.pid" and number.isdecimal() and (
                 int(number) >= self._master.status()["target"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import time
@@ -9,13 +10,17 @@ import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import narration
 from ..errors import ChannelError, ConfigurationError
 from . import _options
 from ._errand import Errand
+from ._plain import plain
 
 if TYPE_CHECKING:
     from ..master import Master
 
+#: more lost entries than a worker can have
+_CREDIBLE = 1_000_000_000
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -25,8 +30,8 @@ def redis_log(url: str = "redis://localhost:6379/0", maximum: int = 2000, key: s
 
     *url*: of the server. *maximum*: entries that the list *key* keeps, the newest last. An entry is a JSON object with
     ``time`` (seconds of the epoch), ``type``, ``data``, ``pid``, and ``worker`` (slot, or null). Provides
-    ``m.log_event(type, data)``, for master and workers. When Redis is down entries are dropped. Raises
-    `ConfigurationError`.
+    ``m.log_event(type, data)``, for master and workers, where it is ``cluster.worker().log_event(type, data)``, too.
+    When Redis is down entries are dropped, and it is said how many. Raises `ConfigurationError`.
     """
     if importlib.util.find_spec("redis") is None:
         raise ConfigurationError("redis_log() needs the package redis: pip install 'cluster-prefork[redis]'")
@@ -53,7 +58,12 @@ class _Log:
         self._master = master
         self._errand = errand
         master.provide("log_event", self.log_event)
+        #: entries that this process, a worker, could not hand on, and why not
+        self._lost = 0
+        self._reason = ""
         master.expose("log event", self._from_worker, with_worker=True)
+        master.expose("log events lost", self._lost_in_worker, with_worker=True)
+        master.on("after fork", lambda worker: atexit.register(self._tell_lost, worker))
 
         def tell(event: str, data: Callable[..., Any], worker: bool = False) -> None:
             master.on(event, lambda *args: self._push(event, data(*args), args[0] if worker else None))
@@ -74,28 +84,40 @@ class _Log:
         tell("reload failed", lambda generation, reason: {"generation": generation, "reason": reason})
 
     def log_event(self, type: str, data: Any = None) -> None:
-        """Log something of the application's own; *data* is what JSON can carry. When it cannot be done, it is not.
+        """Log something of the application's own. *data*: best what JSON can carry; of other things their `repr` is.
 
-        Never waits, and raises nothing.
+        Never waits, and raises nothing. What cannot be logged is counted, and the master says so.
         """
-        if self._master.is_worker:
+        if not self._master.is_worker:
+            self._push(str(type), data, None)
+            return
+        worker = self._master.worker
+        try:
+            worker.tell("log event", str(type), plain(data))
+        except ChannelError as error:  # the master is ending or has not read for long, or this is too large
+            self._lost += 1
+            self._reason = str(error)
+        self._tell_lost(worker)
+
+    def _tell_lost(self, worker: Any) -> None:
+        if self._lost:
             try:
-                self._master.worker.tell("log event", type, data)
+                worker.tell("log events lost", self._lost, self._reason)
             except ChannelError:
-                pass  # the master is ending or has no time, or this is no JSON
-        else:
-            self._push(type, data, None)
+                return  # with the next entry
+            self._lost = 0
 
     def _from_worker(self, worker: Any, type: str, data: Any) -> None:
         self._push(str(type), data, worker)
 
+    def _lost_in_worker(self, worker: Any, count: int, reason: str) -> None:
+        who = f"worker {worker.id} could not hand it on"
+        if isinstance(count, int) and 0 < count < _CREDIBLE:
+            self._errand.lose(count, f"{who}: {narration.printable(str(reason)[:200])}", who)
+
     def _push(self, type: str, data: Any, worker: Any) -> None:
-        try:
-            entry = json.dumps({
-                "time": time.time(), "type": type, "data": data, "pid": worker.pid if worker is not None else
-                self._master.status().get("pid"), "worker": worker.id if worker is not None else None,
-            }, default=repr)
-        except (TypeError, ValueError, RecursionError) as error:
-            self._master.complain(f"redis_log: cannot log {type!r}: {error}")
-            return
-        self._errand.send({"entry": entry})
+        self._errand.send({"entry": json.dumps({
+            "time": time.time(), "type": type, "data": plain(data),
+            "pid": worker.pid if worker is not None else self._master.status().get("pid"),
+            "worker": worker.id if worker is not None else None,
+        })})

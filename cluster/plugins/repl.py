@@ -55,6 +55,8 @@ class _Repl:
             address = int(address)
         if address is None or isinstance(address, bool) or not isinstance(address, int | str) or address == "":
             raise ConfigurationError("repl() needs a port or a socket path")
+        if isinstance(address, str):
+            _options.path("repl", "address", address)
         if isinstance(address, int) and not 0 <= address <= 65535:
             raise ConfigurationError(f"repl() needs a port or a socket path; {address} is no port")
         if secret is not None and (not isinstance(secret, str) or len(secret) < 8 or "\n" in secret):

@@ -33,6 +33,15 @@ def prepare(server: Any, options: Mapping[str, Any], base: str, listeners: Itera
         http.check_listener(listener.options)
 
 
+def fitting_connections(server: Any, wanted: int, descriptors: int) -> int:
+    """How many connections a worker takes of as many as are *wanted*, when it may have so many descriptors."""
+    if server is not None and classify(server) is not Kind.WSGI:
+        return wanted
+    from ..http.room import fitting
+
+    return fitting(wanted, descriptors)
+
+
 def check_tls(material: Any) -> None:
     """Whether loaded certificates can be used. Raises `ConfigurationError`."""
     from . import http

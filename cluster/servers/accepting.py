@@ -13,7 +13,7 @@ import errno
 import time
 from collections.abc import Callable
 from operator import mul
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 
@@ -34,10 +34,25 @@ _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Handle = Callable[[int, Any], None]
 
 
+class Room(Protocol):
+    """What is asked before a connection is accepted."""
+
+    @property
+    def full(self) -> bool:
+        """Whether another one would have to go for it."""
+
+    def make(self) -> bool:
+        """Let somebody go where that is needed; whether there is room."""
+
+    def out_of_descriptors(self, error: OSError) -> None:
+        """accept() failed."""
+
+
 class Accepting:
     """Watches the listeners of one worker. The server keeps its row's count of open connections up to date."""
 
-    def __init__(self, scoreboard: Scoreboard, row: int) -> None:
+    def __init__(self, scoreboard: Scoreboard, row: int, room: Room | None = None) -> None:
+        self._room = room
         self._scoreboard = scoreboard
         self._active = scoreboard.active
         self._serving = scoreboard.serving
@@ -47,6 +62,7 @@ class Accepting:
         self._serves = False
         self._held = False
         self._timer: Any = None
+        self._resting = False
         self._looks = 0
         self._free_until = 0.0
 
@@ -75,7 +91,11 @@ class Accepting:
 
     def resume(self) -> None:
         """The server has room again."""
+        if not self._held and not self._resting:
+            return
         self._held = False
+        if self._resting:
+            self._stop_timer()
         if self._serves and self._timer is None:
             self._watch()
 
@@ -96,25 +116,37 @@ class Accepting:
             watcher.stop()
 
     def _readable(self, source: tuple[Any, Handle, Any]) -> None:
-        if self._above_mean() and time.monotonic() >= self._free_until:
+        room = self._room
+        full = room is not None and room.full
+        # A full one would end somebody's connection for it, and so leaves it to all who have fewer.
+        if self._above_mean(0 if full else MARGIN) and time.monotonic() >= self._free_until:
             self._looks = 0
             self._wait(LOOK)
+        elif full and room is not None and not room.make():
+            self._rest()
         else:
             self._accept(source)
 
-    def _above_mean(self) -> bool:
+    def _above_mean(self, margin: int = MARGIN) -> bool:
         rows = self._scoreboard.used
         serving = self._serving[:rows]
         count = sum(serving)
         if count < 2:
             return False
         mean = sum(map(mul, self._active[:rows], serving)) / count
-        return bool(self._active[self._row] > mean + MARGIN)
+        return bool(self._active[self._row] > mean + margin)
 
     def _wait(self, seconds: float) -> None:
         self._unwatch()
         self._timer = self._loop.timer(seconds, repeat=seconds)  # a one-shot one cannot be restarted from its callback
         self._timer.start(self._look)
+
+    def _rest(self) -> None:
+        """Leave the listeners alone until `resume`, or for a moment: to look at once would find the same."""
+        if self._timer is None and self._serves:
+            self._looks = LOOKS
+            self._wait(EXHAUSTED)
+            self._resting = True
 
     def _look(self) -> None:
         self._looks += 1
@@ -127,6 +159,7 @@ class Accepting:
             self._watch()
 
     def _stop_timer(self) -> None:
+        self._resting = False
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
@@ -139,9 +172,10 @@ class Accepting:
         except (BlockingIOError, InterruptedError):
             return False  # another worker was faster
         except OSError as error:
-            if error.errno in _OUT_OF and self._timer is None and self._serves:
-                self._looks = LOOKS
-                self._wait(EXHAUSTED)
+            if error.errno in _OUT_OF:
+                if self._room is not None:
+                    self._room.out_of_descriptors(error)
+                self._rest()
             return error.errno == errno.ECONNABORTED
         handle(descriptor, address)
         return True

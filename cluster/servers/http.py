@@ -97,8 +97,7 @@ class HTTPAdapter:
             forwarded_headers=options["forwarded headers"], observers=context.observers,
         )
         atexit.register(self._server.tell_refused)
-        self._accepting = Accepting(context.scoreboard, context.row)
-        self._held = False
+        self._accepting = Accepting(context.scoreboard, context.row, self._server.room)
         self._bindings = []
         for listener in context.listeners:
             binding = self._server.add_listener(
@@ -124,15 +123,10 @@ class HTTPAdapter:
 
     def _accepted(self, binding: Any, descriptor: int, address: Any) -> None:
         self._server.accepted(descriptor, address, binding)
-        if self._server.full:  # leave the next ones to other workers
-            self._held = True
-            self._accepting.hold()
 
     def resume(self) -> None:
         """A connection has ended: there is room again."""
-        if self._held and not self._server.full:
-            self._held = False
-            self._accepting.resume()
+        self._accepting.resume()
 
     def _report(self, exc_info: Any, environ: Mapping[str, Any] | None) -> None:
         doing = f"{environ.get('REQUEST_METHOD')} {environ.get('REQUEST_URI')}" if environ else "a connection"

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-from ..system import forget_exit_hooks, forget_hub
+from ..system import at_fork, forget_exit_hooks, forget_hub
 
 
 def when_forked(caught: Collection[int], let_go: Callable[[], None]) -> None:
@@ -52,4 +52,5 @@ def when_forked(caught: Collection[int], let_go: Callable[[], None]) -> None:
             unblock()
             is_worker = False
 
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=in_child)
+    os.register_at_fork(before=block, after_in_parent=unblock)
+    at_fork.act = in_child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import signal
@@ -35,6 +36,7 @@ from ..vhosts import VirtualHosts
 from .failures import Failures, exit_code
 from .forked import when_forked
 from .identity import Identity, drop_privileges
+from .log import logger_of
 from .script import watch_end
 from .termination import Termination, run_exit_hooks
 
@@ -47,6 +49,9 @@ AFTER_MASTER = 1.0
 _MASTER_DIED = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGIO
 #: seconds to send the last messages
 FLUSH = 1.0
+
+#: signals that may mean the end at once
+TERMINATING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 _current: Worker | None = None
 
@@ -62,11 +67,14 @@ class Orders(NamedTuple):
     emitter: Emitter
     options: Mapping[str, Any]
     listeners: Iterable[Listener]
-    #: signal number → command, as the master has it
-    signals: Mapping[int, str | None]
+    #: signal number → commands, as the master has it
+    signals: Mapping[int, tuple[str, ...]]
     #: directory that relative names are taken against
     base: str
     identity: Identity | None
+    #: the master's, and what plugins have provided to it
+    log: logging.Logger
+    provided: Mapping[str, Any]
 
 
 class Worker:
@@ -84,6 +92,8 @@ class Worker:
         self.closing = False
         #: plugins that want to hear of each connection and request: ``observer(event, data)``
         self.observers: list[Callable[[str, dict[str, Any]], None]] = []
+        #: for the application: goes where `m.log` goes, such as ``master.log`` with ``logger()``, else to stderr
+        self.log = logger_of(orders.log, seat.slot)
         self._orders = orders
         self._system = System()
         self._scoreboard: Scoreboard = seat.scoreboard
@@ -113,6 +123,17 @@ class Worker:
         if not self._said_ready:
             self._said_ready = True
             self._tell({"t": "ready"})
+
+    def log_event(self, type: str, data: Any = None) -> None:
+        """Log something of the application's own: where a plugin takes it, as ``redis_log()`` does, else in `log`.
+
+        *data*: best what JSON can carry. Never waits for the master, and raises nothing.
+        """
+        take = self._orders.provided.get("log_event")
+        if take is not None:
+            take(type, data)
+        else:
+            self.log.info("%s: %r", type, data)
 
     def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
         """Run in the master the function exposed as *name*, or a command that workers may use; returns its result.
@@ -165,25 +186,32 @@ class Worker:
         self._emitter.dispatch("after fork", self)
 
     def _install_signals(self) -> None:
-        meaning = self._orders.signals
+        meaning = {number: commands[0] if commands else None for number, commands in self._orders.signals.items()}
         draining = {signal.SIGQUIT} | {number for number, command in meaning.items() if command == "close"}
         ignored = {number for number, command in meaning.items() if command not in ("close", "destroy")}
         ignored = (ignored | {signal_number(name) for name in IGNORED_BY_WORKERS}) - draining
-        for number in ignored:
+        self._draining, self._ignored = draining, ignored
+        for number in ignored - TERMINATING:
             self._catch(number, lambda caught: None)  # not SIG_IGN, which programs started from here would inherit
             signal.siginterrupt(number, False)
         loop = gevent.get_hub().loop
         self._watchers = []
-        for number in draining:
+        for number in draining - TERMINATING:
             watcher = loop.signal(number)
             watcher.start(self.drain)
             self._watchers.append(watcher)
         self._alarm = SignalAlarm()
         undo_in_child.append(self._unwatch_signals)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if number not in draining | ignored:
-                # not through the hub: busy Python code has to be interrupted, too
-                self._catch(number, self._termination.begin)
+        for number in TERMINATING:
+            # not through the hub: busy Python code has to be interrupted, too
+            self._catch(number, self._asked_to_end)
+
+    def _asked_to_end(self, number: int) -> None:
+        """TERM or INT has come; in its handler. The master notes before its own that they mean the end at once."""
+        if self._scoreboard.at_once[self._row] or number not in self._draining | self._ignored:
+            self._termination.begin(number)
+        elif number in self._draining:
+            gevent.get_hub().loop.run_callback_threadsafe(self.drain)
 
     def _catch(self, number: int, act: Callable[[int], Any]) -> None:
         signal.signal(number, lambda caught, frame: act(caught))

@@ -45,8 +45,13 @@ class Termination:
         self._spans = 0
 
     def begin(self, number: int) -> None:
-        """Signal *number* has come; in its handler. When it comes again, nothing is waited for."""
+        """Signal *number* has come; in its handler. When it comes again, nothing is waited for.
+
+        Another one is not it again: after Ctrl-C, which came to us too, the master sends TERM.
+        """
         if self._greenlet is not None:
+            if number != self._number:
+                return
             self._system.die_of(number)
         complain = sys.unraisablehook
         sys.unraisablehook = lambda about: None if about.exc_type is gevent.GreenletExit else complain(about)

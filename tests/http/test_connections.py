@@ -75,9 +75,17 @@ def test_h9_each_limit_can_be_lifted(serve, names):
 
 
 def test_h9_connections(serve, connect):
-    served = serve(hello, limits=Limits(connections=3))
+    goes_on = gevent.event.Event()
+
+    def app(environ, start_response):
+        goes_on.wait()
+        return hello(environ, start_response)
+
+    served = serve(app, limits=Limits(connections=3))
     socks = [connect(served) for _ in range(3)]
-    helpers.until(lambda: served.server.active == 3)
+    for sock in socks:
+        sock.sendall(REQUEST)
+    helpers.until(lambda: served.server.counters[index.REQUESTS_ACTIVE] == 3)
     assert served.server.full
     # accepting by itself it leaves the fourth in the backlog until there is room
     waiting = connect(served)
@@ -91,6 +99,10 @@ def test_h9_connections(serve, connect):
     served.server.accepted(theirs.detach(), "", helpers.FeedBinding(served.binding))
     assert ours.recv(1000).startswith(b"HTTP/1.1 503 ")
     ours.close()
+    # what is in progress is never cut, but is the last one on its connection while somebody waits
+    goes_on.set()
+    answer = helpers.Reader(socks[0]).next()
+    assert answer.status == 200 and answer.header("Connection") == "close"
     socks[0].close()
     assert helpers.Reader(waiting).next().status == 200
 

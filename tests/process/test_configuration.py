@@ -289,7 +289,7 @@ def test_k2_plugins_of_installed_packages(shop: Workshop) -> None:
         done = subprocess.run(
             [sys.executable, "-c", f"import cluster; cluster.Master('app:app').use({expression})"],
             capture_output=True, text=True, cwd=shop.directory, check=False,
-            env={**os.environ, "PYTHONPATH": str(shop.directory / "site")})
+            env={**os.environ, "PYTHONPATH": import_path(shop.directory / "site")})
         return done.stdout + done.stderr
 
     package("first", "shiny")

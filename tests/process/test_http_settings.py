@@ -236,6 +236,27 @@ def test_full_worker_leaves_connections_to_others(shop: Workshop) -> None:
     assert server.wait_exit() == 0
 
 
+def test_the_limit_of_descriptors_is_raised_and_what_does_not_fit_is_lowered(shop: Workshop) -> None:
+    """Row F1: one line, and only when something had to be lowered."""
+    shop.write("limited.py", '''
+import resource
+
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).encode()]
+''')
+    server = shop.script("""
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+        trace(cluster('limited:app').set(workers=2)).listen(0, '127.0.0.1')
+    """).ready()
+    assert server.get() == b"200"
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0
+    assert server.output.count("max connections is 152 and not 10000: a process may have 200 descriptors") == 1
+
+
 def test_what_was_refused_is_said_in_one_line(shop: Workshop) -> None:
     """Row T4: how many of which, by the worker that refused them, when it ends at the latest; the access log, too."""
     pair = certificate(shop.directory, "a.test")

@@ -85,10 +85,11 @@ def test_c1_c2_running(shop: Workshop) -> None:
     run(shop, "shutdown")
     server.assert_gone()
     assert run(shop, "status", code=1)[0] == f"master {server.pid} dead"
-    for word in ("stop", "-S", "-g", "close"):
+    for word, number in (("stop", "QUIT"), ("-S", "QUIT"), ("-g", "QUIT"), ("close", "QUIT"), ("destroy", "TERM")):
         server = started(shop)
         run(shop, word)
         server.assert_gone()
+        assert f"EVENT {server.pid} kill 'SIG{number}'" in server.lines, word
 
 
 def test_c2_signals_where_nobody_answers(shop: Workshop) -> None:
@@ -98,10 +99,14 @@ def test_c2_signals_where_nobody_answers(shop: Workshop) -> None:
     assert "no signal means that" in run(shop, "resize", "3", code=1)[0]
     assert run(shop, "-g") == [f"shutdown: sent SIGQUIT to {server.pid}"]
     server.assert_gone()
+    server = started(shop)
+    (shop.directory / "pids" / "master.sock").unlink()
+    assert run(shop, "destroy") == [f"destroy: sent SIGINT to {server.pid}"]
+    server.assert_gone()
     sleeper = shop.run("sleep", "60")
     (shop.directory / "pids" / "worker.0.pid").write_text(f"{sleeper.pid}\n")
     assert run(shop, "status", code=1)[1] == f"worker 0 {sleeper.pid} alive"
-    assert run(shop, "stop") == [f"stop: the master is dead; sent SIGTERM to {sleeper.pid}"]
+    assert run(shop, "destroy") == [f"destroy: the master is dead; sent SIGTERM to {sleeper.pid}"]
     assert sleeper.wait_exit() == -signal.SIGTERM
     stranger = Path(shop.directory / "pids" / "master.pid")
     stranger.write_text(f"{os.getpid()}\n")

@@ -91,10 +91,11 @@ def test_a_package_that_cannot_be_imported_is_told(shop: Workshop) -> None:
     shop.write("lib/redis.py", "raise ImportError('this one is broken')")
     path = os.pathsep.join([str(shop.directory / "lib"), os.environ.get("PYTHONPATH", "")])
     server = shop.script(SERVER.format(app="app:app", plugin=REDIS), environment={"PYTHONPATH": path}).ready()
-    server.wait_for("^cluster: redis_log: ImportError: this one is broken$")
+    server.wait_for(r"^cluster: redis_log: ImportError: this one is broken; \d+ lost$")
     server.signal(signal.SIGQUIT)
     server.assert_gone()
-    assert "Traceback" not in server.output and len(server.output.split("redis_log")) == 2
+    server.wait_for(r"^cluster: redis_log: the cluster has ended; \d+ may be lost$")  # the same reason is told once
+    assert "Traceback" not in server.output and len(server.output.split("redis_log")) == 3
 
 
 def test_a_helper_that_dies_is_told(shop: Workshop) -> None:

@@ -338,3 +338,47 @@ def test_l1_worker_of_another_user_can_rotate(shop: Workshop, tmp_path: Path) ->
     has(shop, "workers.access.log", "tick")
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
+
+
+LOGGING = """
+    import os, cluster
+    def app(environ, start_response):
+        worker = cluster.worker()
+        worker.log.info("asked for %s", environ["PATH_INFO"])
+        worker.log.debug("too much")
+        worker.log.warning("two lines\\n[2026-01-01 00:00:00,000] [1] [ERROR] forged")
+        worker.log_event("visit", {"path": environ["PATH_INFO"]})
+        start_response("200 OK", [])
+        return [str(os.getpid()).encode()]
+"""
+
+
+@pytest.mark.parametrize("plugin", ["logger()", 'logger(format="json")', "exceptions()"])
+def test_an_application_named_by_a_string_can_log(shop: Workshop, plugin: str) -> None:
+    """Fault: it had no way to the log. They are in master.log, also while the master is stopped; else on stderr."""
+    shop.write("logging_app.py", LOGGING)
+    server = shop.script(f"""
+        m = cluster("logging_app:app").set(workers=1).use(package.{plugin})
+        trace(m).listen(0, "127.0.0.1")
+    """).ready()
+    server.signal(signal.SIGSTOP)
+    pid = server.get("/hello").decode()
+    if plugin == "exceptions()":
+        server.wait_for(rf"^\[[^]]+\] \[{pid}\] \[INFO\] asked for /hello$")
+        server.wait_for("visit: {'path': '/hello'}$")
+        lines = server.lines
+    else:
+        has(shop, "master.log", "visit: {'path': '/hello'}")
+        has(shop, "master.log", "asked for /hello")
+        lines = logs(shop, "master.log")
+        assert "asked for" not in server.output
+    server.signal(signal.SIGCONT)
+    if "json" in plugin:
+        entry = next(entry for entry in map(json.loads, lines) if entry["message"] == "asked for /hello")
+        assert (entry["pid"], entry["worker"], entry["level"]) == (int(pid), 0, "info")
+    else:
+        assert not any(line.startswith("[2026-01-01") for line in lines)
+        assert sum("forged" in line for line in lines) == 1
+    assert not any("too much" in line for line in lines)
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 from pathlib import Path
@@ -153,3 +154,30 @@ def test_a_younger_process_is_somebody_elses(tmp_path: Path) -> None:
     path.write_text("rubbish")
     with pytest.raises(remote.NotRunning):
         remote.processes(str(tmp_path))
+
+
+def test_a_full_disk_leaves_no_pid_of_a_process_that_has_gone(shop: Workshop) -> None:
+    """What cannot be written is taken away, with what was begun of it, said once, and written when it can be again."""
+    (shop.directory / "pids").mkdir()
+    (shop.directory / "pids" / ".worker.3.1").write_text("")  # of a master that was killed in the middle
+    server = shop.script("""
+        trace(cluster("app:app").set(workers=2).use(package.pidfiles())).listen(0, "127.0.0.1")
+        """).ready()
+    folder, own = shop.directory / "pids", shop.directory / "pids" / "worker.0.pid"
+    eventually(lambda: own.exists() and (folder / "worker.1.pid").exists(), "the files")
+    assert not (folder / ".worker.3.1").exists()
+    before, hard = int(own.read_text()), resource.prlimit(server.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, hard))  # to whoever writes a file, as a full disk
+    os.kill(before, signal.SIGKILL)
+    server.wait_for(r"pidfiles: cannot write .*worker\.0\.pid: ")
+    assert not own.exists()
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    assert {path.name for path in folder.glob("*.pid")} == {"master.pid", "worker.1.pid"}
+    eventually(lambda: not list(folder.glob(".[mw]*")), "nothing half written")
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    eventually(own.exists, "the file again")
+    assert int(own.read_text()) in server.family() and int(own.read_text()) != before
+    assert int((folder / "master.pid").read_text()) == server.pid
+    assert server.output.count("pidfiles: cannot write") == 1
+    server.signal(signal.SIGQUIT)
+    assert server.wait_exit() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from typing import Any
@@ -70,6 +71,9 @@ def test_events_of_master_and_workers(shop: Workshop) -> None:
     server.wait_for("^cluster: redis_log: ConnectionError")
     database, client = serve(shop)
     eventually(lambda: server.get("/again") and any(e["data"] == {"path": "/again"} for e in entries(client)), "again")
+    server.wait_for(r"^cluster: redis_log: works again; \d+ more were lost$")
+    lost = [int(number) for number in re.findall(r"redis_log: .*?(\d+) (?:lost|more were lost)$", server.output, re.M)]
+    assert sum(lost) >= 5, "each is counted"
     server.signal(signal.SIGQUIT)
     server.assert_gone()
     assert "closing" in [e["type"] for e in entries(client)]
@@ -94,9 +98,13 @@ def test_a_master_without_time_harms_no_request(shop: Workshop) -> None:
     server.signal(signal.SIGCONT)
     eventually(lambda: any(e["data"] == {"path": "/meanwhile"} for e in entries(client)), "meanwhile")
     eventually(lambda: any(e["type"] == "flood" for e in entries(client)), "some of the flood")
+
     # until the master has read the flood, that worker's entries are refused
     eventually(lambda: server.get("/after") and any(e["data"] == {"path": "/after"} for e in entries(client)), "after")
     assert workers <= set(server.workers())
+    told = re.compile(r"redis_log: worker \d could not hand it on: the other side does not read; \d+ lost")
+    # the worker says so with its next entry, and the other one may get the request
+    eventually(lambda: server.get("/after") and told.search(server.output), "what the flood lost")
     server.signal(signal.SIGQUIT)
     server.assert_gone()
     client.close()
@@ -119,6 +127,59 @@ def test_text_that_cannot_be_encoded(shop: Workshop) -> None:
     server.signal(signal.SIGQUIT)
     server.assert_gone()
     assert "redis_log: " not in server.output
+    client.close()
+    database.process.terminate()
+    database.wait_exit()
+
+
+def test_what_is_no_json_is_logged_by_workers_as_by_the_master(shop: Workshop) -> None:
+    """Fault: an entry of a worker whose data held a datetime or an exception was dropped without a word.
+
+    One that is too large to be handed on is counted, and the master says so.
+    """
+    database, client = serve(shop)
+    server = shop.script("""
+        import datetime
+        class Odd:
+            def __repr__(self): raise ValueError("no repr")
+        def log(log_event):
+            loop = []; loop.append(loop)
+            log_event("time", {{"at": datetime.datetime(2026, 1, 2), "why": ValueError("bad")}})
+            log_event("keys", {{(1, 2): "tuple"}})
+            log_event("number", float("nan"))
+            log_event("loop", loop)
+            log_event("odd", [Odd()])
+            log_event(7)
+        def app(environ, start_response):
+            log(m.log_event if environ["PATH_INFO"] == "/m" else package.worker().log_event)
+            if environ["PATH_INFO"] == "/large":
+                m.log_event("large", "x" * 17_000_000)
+            start_response("200 OK", [])
+            return [b"ok"]
+        m = trace(cluster(app).set(workers=1).use(package.redis_log({options})))
+        m.on("ready", lambda: log(m.log_event))
+        m.listen(0, "127.0.0.1")
+    """.format(options=f'"unix://{shop.directory}/redis.sock"')).ready()
+    wanted = {
+        "time": {"at": "datetime.datetime(2026, 1, 2, 0, 0)", "why": "ValueError('bad')"},
+        "keys": "{(1, 2): 'tuple'}", "number": "nan", "loop": "[[...]]",
+        "odd": ["<Odd, whose repr raised ValueError>"], "7": None,
+    }
+
+    def logged() -> list[dict[str, Any]]:
+        return [entry for entry in entries(client) if entry["type"] in wanted]
+
+    for number, path in enumerate((None, "/m", "/worker"), start=1):
+        if path is not None:
+            server.get(path)
+        eventually(lambda n=number: len(logged()) == n * len(wanted), "all of them")
+        last = logged()[-len(wanted):]
+        assert {entry["type"]: entry["data"] for entry in last} == wanted
+        assert {entry["worker"] for entry in last} == {None if path is None else 0}
+    server.get("/large")
+    server.wait_for(r"^cluster: redis_log: worker 0 could not hand it on: a message of 17\d+ bytes.*; 1 lost$")
+    server.signal(signal.SIGQUIT)
+    server.assert_gone()
     client.close()
     database.process.terminate()
     database.wait_exit()

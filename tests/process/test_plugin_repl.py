@@ -272,6 +272,7 @@ def test_t4_a_restart_and_stale_files(shop: Workshop) -> None:
     talk.connection.sendall(b"stop()\n")
     talk.rest()
     server.assert_gone()
+    assert f"EVENT {server.pid} kill 'SIGQUIT'" in server.lines
 
 
 def test_t4_clients_that_misbehave(shop: Workshop) -> None:

@@ -161,3 +161,8 @@ def test_a_stuck_master(shop: Workshop) -> None:
     server.signal(signal.SIGCONT)
     assert run(shop, "stop") == "stop: done\n"
     server.assert_gone()
+    assert f"EVENT {server.pid} kill 'SIGQUIT'" in server.lines
+    server = shop.script(SERVER).ready()
+    assert run(shop, "destroy") == "destroy: done\n"
+    server.assert_gone()
+    assert f"EVENT {server.pid} kill 'SIGTERM'" in server.lines

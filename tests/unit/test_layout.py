@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
                          "notify", "certificates"},
     "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
-               "workers.script", "workers.termination", "workers.runtime", "servers", "servers.context",
+               "workers.script", "workers.log", "workers.termination", "workers.runtime", "servers", "servers.context",
                "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
                "crew", "reloading", "sizing", "renewal", "handover",
                "handover.protocol", "handover.outgoing", "handover.incoming"},

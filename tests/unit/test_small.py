@@ -60,8 +60,30 @@ def test_signal_names() -> None:
     with pytest.raises(ConfigurationError, match="a worker does not end by SIGHUP; it does by SIGQUIT"):
         signals.ending("HUP")
     meaning = signals.meaning({"USR2": None, "WINCH": "spawn"}, lambda name: name == "spawn")
-    assert meaning[signal.SIGUSR2] is None
-    assert (meaning[signal.SIGWINCH], meaning[signal.SIGQUIT]) == ("spawn", "close")
+    assert meaning[signal.SIGUSR2] == ()
+    assert (meaning[signal.SIGWINCH], meaning[signal.SIGQUIT]) == (("spawn",), ("close",))
+
+
+def test_what_term_and_int_mean() -> None:
+    """Row W4: by who started the master; the user's map has the last word; a pair, `default`, False (Y10)."""
+    def meaning(setting: object, **around: bool) -> signals.Meanings:
+        return signals.meaning(setting, lambda name: name in ("close", "destroy", "spawn"), **around)
+
+    plain, managed = meaning("auto"), meaning("auto", managed=True)
+    assert plain[signal.SIGTERM] == plain[signal.SIGINT] == managed[signal.SIGINT] == ("destroy",)
+    assert managed[signal.SIGTERM] == ("close",) and meaning("auto", foreground=True)[signal.SIGTERM] == ("destroy",)
+    assert meaning("auto", foreground=True)[signal.SIGINT] == ("close", "destroy")
+    given = meaning({"SIGTERM": "destroy", "SIGHUP": "default", "INT": ("spawn", "close")}, managed=True)
+    assert given[signal.SIGTERM] == ("destroy",) and given[signal.SIGINT] == ("spawn", "close")
+    assert signal.SIGHUP not in given and meaning(False, managed=True) == {}
+    assert signals.by_command(plain)["destroy"] == signals.by_command(managed)["destroy"] == signal.SIGINT
+    assert signals.by_command(managed)["close"] == signal.SIGQUIT
+    for wrong in ({"SIGTERM": ("close", "clsoe")}, {"SIGTERM": ("close", None)}, {"SIGTERM": 5}):
+        with pytest.raises(ConfigurationError, match="there is no command"):
+            meaning(wrong)
+    for unusable in ({"SIGTERM": ("close",)}, {"SIGTERM": ("close", "close", "close")}, True, "close", 5):
+        with pytest.raises(ConfigurationError, match="setting 'signals' cannot be"):
+            typed("signals", unusable)
 
 
 def test_kinds() -> None:
