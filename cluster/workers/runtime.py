@@ -7,14 +7,13 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
 
-from .. import certificates, importer, servers
+from .. import certificates, importer, output, servers
 from ..channel import Channel, Message
 from ..errors import ChannelError, ConfigurationError
 from ..events import CATALOGUE, Emitter
@@ -172,6 +171,8 @@ class Worker:
             if event.where != "worker":
                 self._emitter.remove(event.name)  # the master's handlers are not for us
         os.environ["CLUSTER_WORKER"] = str(self.id)
+        output.STDOUT.attach()  # before privileges are dropped: both may belong to somebody else
+        output.STDERR.attach()
         self._failures.watch()
         self._install_signals()
         when_forked(self._caught, self._let_go)
@@ -306,6 +307,7 @@ class Worker:
         self._emitter.dispatch("close")
         self._failures.finish()
         flush_streams()
+        output.give_back(output.PATIENCE)
         self._channel.flush(FLUSH)
         if self._exit_code:  # something else had failed, whatever the script made of its end
             self._system.exit(self._exit_code)
@@ -403,7 +405,7 @@ class Worker:
             self._channel.send(message)
         except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
             if message["t"] == "exception" and message["fatal"]:
-                sys.stderr.write(message["text"])  # he would have
+                output.say(message["text"])  # he would have
 
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):
