@@ -187,9 +187,10 @@ class Chaos:
 
     @staticmethod
     def send(pid: int, number: int) -> None:
-        """A signal to a process that may have gone."""
+        """A signal to a process that may have gone; 0: to nobody."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            if pid:
+                os.kill(pid, number)
 
     # -- the load
 
