@@ -328,7 +328,9 @@ class Chaos:
         before = len(self.events(failed))
         for _ in range(3):  # one that was under way already may have read the code before
             succeeded = len(self.events(done))
-            self.send(self.master(), number)
+            master = self.master()
+            self.say(f"  {signal.Signals(number).name} to {master}")
+            self.send(master, number)
             self.wait(lambda: len(self.events(failed)) > before or len(self.events(done)) > succeeded, 40)  # noqa: B023
             if len(self.events(done)) == succeeded:
                 break
