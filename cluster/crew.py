@@ -15,7 +15,8 @@ from .complaints import Complaints
 from .errors import ChannelError
 from .events import Emitter
 from .inbox import Inbox
-from .narration import Told, harmless, worth_telling
+from .narration import Told, worth_telling
+from .reported import believed
 from .respawn import Respawn
 from .scoreboard import NoRowLeft, Scoreboard, rows_for
 from .signals import AT_ONCE
@@ -443,12 +444,7 @@ class Crew:
                 worker.waits += 1
                 self._announcer.say("worker waiting", worker, connections)
         elif kind == "exception":
-            given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
-            error: dict[str, Any] = {
-                key: harmless(value) if isinstance(value, str) else "" for key, value in given.items()
-            }
-            error["fatal"] = bool(message.get("fatal"))
-            error["count"] = message["count"] if isinstance(message.get("count"), int) else 1
+            error = believed(message)
             if error["fatal"]:
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)
