@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, output, servers
+from . import certificates, host, importer, kinds, output, servers
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
 from .handover import protocol
 from .importer import Target
-from .kinds import classify
 from .listeners import Listeners
 from .plan import Plan
 from .supervisor import Supervisor
@@ -59,7 +58,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     server = target if target is not None else master.server
     if target is not None and master.options["preload"]:
         server = importer.load(target, master.base)
-        classify(server)
+        kinds.check(server, bool(listeners))
     named_tls = {listener.key: listener.options["tls"] for listener in listeners if listener.options.get("tls")}
     for listener in listeners:
         if listener.key in named_tls:

@@ -15,10 +15,10 @@ import gevent.event
 
 from .. import certificates, importer, output, servers
 from ..channel import Channel, Message
-from ..errors import ChannelError, ConfigurationError
+from ..errors import ChannelError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
-from ..kinds import Job, Kind, classify
+from ..kinds import Job, Kind, check
 from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
@@ -261,8 +261,7 @@ class Worker:
                 server = importer.load(server, self._orders.base)
             if isinstance(server, VirtualHosts):
                 server = server.load(self._orders.base)
-            kind = classify(server)
-            is_job = kind is Kind.JOB or (kind is Kind.WSGI and not self.listeners)
+            is_job = check(server, bool(self.listeners)) is Kind.JOB
             if not is_job:
                 self._serve_connections(server)
         if is_job:
@@ -271,8 +270,6 @@ class Worker:
         self._leave(self._exit_code)
 
     def _serve_connections(self, server: Any) -> None:
-        if not self.listeners:
-            raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
             self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self._failed,
             self.options, self._orders.base, self.observers,

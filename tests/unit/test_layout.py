@@ -38,8 +38,8 @@ CLOSED = {
 }
 
 #: what a pure module may import from the standard library: nothing that reads, writes or waits
-PURE_IMPORTS = {"__future__", "ast", "collections", "dataclasses", "difflib", "enum", "math", "re", "sys", "types",
-                "typing", "warnings"}
+PURE_IMPORTS = {"__future__", "ast", "collections", "dataclasses", "difflib", "enum", "functools", "math", "re", "sys",
+                "types", "typing", "warnings"}
 #: `settings` needs os.fspath; `importer` looks for modules and loads them: that is its role, and all it touches
 PURE_EXTRA = {"settings": {"os"}, "importer": {"os", "importlib", "contextlib"}}
 #: functions of `os` that a pure module may name
