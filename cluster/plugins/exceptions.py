@@ -8,7 +8,9 @@ import logging
 import os
 import platform
 import re
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -84,6 +86,33 @@ def _without_secrets(value: str) -> str:
     return _PAIR.sub(rf"\g<1>{MASK}", _IN_URL.sub(MASK, value))
 
 
+def _process(pid: int) -> list[str]:
+    """Of a process, which may have ended: its user and what it has in memory."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            facts = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:  # it has gone, or the system has no such files
+        facts = {}
+    uid = facts.get("Uid", "").split()[1:2]  # the effective one
+    used = facts.get("VmRSS", "").split()[:1]
+    return [f"uid {uid[0] if uid else 'unknown'}, "
+            f"memory {narration.size(int(used[0]) * 1024) if used else 'unknown'}"]
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        return f"none: {error.strerror}"
+
+
+def _load() -> str:
+    try:
+        return " ".join(f"{number:.2f}" for number in os.getloadavg())
+    except OSError:
+        return "unknown"
+
+
 class _Memory(logging.Handler):
     """Keeps the last log lines."""
 
@@ -119,9 +148,14 @@ class Reports:
         flying = [f"{what} for {age:.1f} s" for age, what in worker.in_flight()]
         sections = {
             "Worker": [f"id {worker.id}, pid {worker.pid}, generation {worker.generation}, {worker.state.value}",
+                       *_process(worker.pid),
                        f"up {narration.duration(worker.uptime)}", f"in flight: {'; '.join(flying) or 'nothing noted'}"],
             "Master": [f"pid {os.getpid()}, {self._master.state}, {len(self._master.workers)} workers",
                        f"listening on {', '.join(self._master.addresses)}",
+                       *_process(os.getpid()),
+                       f"command: {narration.printable(_without_secrets(shlex.join(sys.orig_argv)))}",
+                       f"directory: {narration.printable(_directory())}",
+                       f"host {self._host}, load {_load()}",
                        f"cluster {__version__}, Python {platform.python_version()}, {platform.platform()}"],
             "Log": list(self._memory.lines) or ["nothing was logged"],
             "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],

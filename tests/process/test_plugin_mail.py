@@ -6,6 +6,8 @@ import contextlib
 import email
 import email.policy
 import functools
+import os
+import re
 import shutil
 import signal
 import socket
@@ -349,6 +351,10 @@ def test_exceptions_writes_reports(shop: Workshop) -> None:
                      "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
         assert expected in text, expected
     assert len([line for line in server.lines if line.startswith("REPORT")]) == 1
+    assert re.search(rf"^uid {os.geteuid()}, memory \d+\.\d MB\nup ", text, re.MULTILINE)  # the worker's
+    assert re.search(rf"^uid {os.geteuid()}, memory \d+\.\d MB\ncommand: .*\.py.*\ndirectory: "
+                     rf"{re.escape(str(shop.directory))}\nhost {re.escape(socket.gethostname())}, load \d+\.\d\d ",
+                     text, re.MULTILINE)
     end(server)
 
 
