@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import narration
+from . import narration, output
 from .events import Emitter
 
 
 class Complaints:
-    """Writes to stderr. A traceback that was printed before is only counted."""
+    """Writes to stderr, and never waits for who reads it. A traceback that was printed before is only counted."""
 
     def __init__(self) -> None:
         self._told = narration.Told()
@@ -76,11 +75,7 @@ class Complaints:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        try:
-            sys.stderr.write(text if text.endswith("\n") else text + "\n")
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
+        output.say(text if text.endswith("\n") else text + "\n")
 
     def subscribe(self, emitter: Emitter, narrated: Callable[[], bool]) -> None:
         """Report the failures among the events, unless a plugin does (*narrated*)."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
 
-from . import host
+from . import host, output
 from .announcer import FAILURES, Announcer
 from .channel import Message
 from .complaints import Complaints
@@ -103,7 +102,7 @@ class Supervisor:
         except ForkedChild:
             raise
         except BaseException:  # noqa: BLE001 - whatever it is, no worker may be left behind
-            traceback.print_exc(file=sys.stderr)
+            output.say(traceback.format_exc())
             self._complaints.say("the supervisor failed; killing all workers")
             self.crew.abandon()
             self._outgoing.cancel("the supervisor failed", graceful=False)

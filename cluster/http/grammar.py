@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from .errors import Refused
+from .learned import Learned
 from .limits import Limits
 
 #: methods that the application gets to see, by the bytes in the request line
@@ -47,26 +48,66 @@ TRAILER = re.compile(
     rb"(?!(?i:transfer-encoding|content-length|host|trailer):)[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*"
 ).fullmatch
 
+#: fields of requests: the registered ones, and what browsers, proxies and tracers send besides
+_FIELDS = """
+A-IM Accept Accept-Charset Accept-Datetime Accept-Encoding Accept-Language Access-Control-Request-Headers
+Access-Control-Request-Method Alt-Used Authorization Cache-Control CDN-Loop Client-Cert Client-Cert-Chain Connection
+Content-Digest Content-Disposition Content-Encoding Content-Language Content-Length Content-Location Content-MD5
+Content-Range Content-Type Cookie Date Depth Destination DNT DPoP Early-Data Expect Forwarded From Host
+HTTP2-Settings If If-Match If-Modified-Since If-None-Match If-Range If-Schedule-Tag-Match If-Unmodified-Since
+Keep-Alive Last-Event-ID Last-Modified Lock-Token Max-Forwards MIME-Version OData-MaxVersion OData-Version Origin
+Overwrite Pragma Prefer Priority Proxy-Authorization Proxy-Connection Range Referer Repr-Digest Save-Data
+Schedule-Reply Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-Storage-Access Sec-Fetch-User Sec-GPC
+Sec-Purpose Sec-Token-Binding Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol
+Sec-WebSocket-Version Service-Worker Service-Worker-Navigation-Preload Signature Signature-Input SLUG SOAPAction TE
+Timeout Traceparent Tracestate Baggage Trailer Transfer-Encoding TTL Topic Urgency Upgrade
+Upgrade-Insecure-Requests User-Agent Via Want-Content-Digest Want-Repr-Digest
+Device-Memory Downlink DPR ECT RTT Sec-CH-Device-Memory Sec-CH-Downlink Sec-CH-DPR Sec-CH-ECT
+Sec-CH-Prefers-Color-Scheme Sec-CH-Prefers-Reduced-Motion Sec-CH-RTT Sec-CH-Save-Data Sec-CH-UA Sec-CH-UA-Arch
+Sec-CH-UA-Bitness Sec-CH-UA-Full-Version Sec-CH-UA-Full-Version-List Sec-CH-UA-Mobile Sec-CH-UA-Model
+Sec-CH-UA-Platform Sec-CH-UA-Platform-Version Sec-CH-UA-WoW64 Sec-CH-Viewport-Height Sec-CH-Viewport-Width
+Viewport-Width Width
+X-Amzn-Trace-Id X-Api-Key X-Auth-Token X-B3-Flags X-B3-ParentSpanId X-B3-Sampled X-B3-SpanId X-B3-TraceId B3
+X-Client-IP X-Cloud-Trace-Context X-Correlation-ID X-CSRF-Token X-CSRFToken X-Do-Not-Track X-Forwarded
+X-Forwarded-By X-Forwarded-For X-Forwarded-Host X-Forwarded-Port X-Forwarded-Prefix X-Forwarded-Proto
+X-Forwarded-Scheme X-Forwarded-Server X-Forwarded-SSL X-Frontend-Https X-GitHub-Delivery X-GitHub-Event
+X-HTTP-Method-Override X-Hub-Signature X-Hub-Signature-256 X-Original-Forwarded-For X-Original-Host X-Original-URI
+X-Purpose X-Real-IP X-Request-ID X-Request-Start X-Requested-With X-Scheme X-Trace-ID X-UIDH X-XSRF-Token
+HX-Boosted HX-Current-URL HX-History-Restore-Request HX-Prompt HX-Request HX-Target HX-Trigger HX-Trigger-Name
+CF-Connecting-IP CF-IPCountry CF-Ray CF-Visitor CF-Worker True-Client-IP Fastly-Client-IP
+"""
+
+
+def _environ_key(name: bytes) -> str:
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+_SPELLINGS = {
+    spelled.encode(): _environ_key(name.encode())
+    for name in _FIELDS.split()
+    for spelled in (name, name.lower(), name.title())
+}
+#: of others; these are short of what a client may call a field
+_LEARNED = Learned(kept=1024, known=_SPELLINGS)
+_LEARNED_SIZE = 64
 #: environ keys by header name as spelled by the client. It is a table of names, not of requests: bounded, and it spares
-#: each field the upper-casing (measured: 9 % of a request with ten fields).
-KEYS: dict[bytes, str] = {}
-_KEYS_KEPT = 1024
-_KEY_SIZE = 64
+#: each field the upper-casing (measured: 9 % of a request with ten fields). What it holds from the start stays whatever
+#: clients send.
+KEYS: dict[bytes, str] = _LEARNED.table
 
 
 def environ_key(name: bytes) -> str | None:
-    """The environ key for a header name, or None when it must not become one.
+    """The environ key for a header name that is not in `KEYS`, or None when it must not become one.
 
     A name with an underscore would collide with the same name spelled with a hyphen, which a proxy in front may have
     checked or removed; such fields are dropped, as nginx does.
     """
     if b"_" in name:
         return None
-    key = name.decode("latin-1").upper().replace("-", "_")
-    if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        key = "HTTP_" + key
-    if len(name) <= _KEY_SIZE and len(KEYS) < _KEYS_KEPT:
-        KEYS[name] = key
+    key = _environ_key(name)
+    if len(name) <= _LEARNED_SIZE:
+        _LEARNED.learn(name, key)
     return key
 
 

@@ -13,8 +13,10 @@ from urllib.parse import unquote_to_bytes
 from ..errors import ConfigurationError
 from . import grammar
 from .errors import Refused
+from .learned import Learned
 from .request import Environ
 
+#: addresses whose place is known: clients' too, which these choose in X-Forwarded-For
 _KEPT = 4096
 
 
@@ -27,17 +29,19 @@ class Networks:
             peers = [peer for peer in peers.replace(",", " ").split() if peer]
         self._all = False
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-        self._known: dict[str, bool] = {"": False}
+        unix = False
         for peer in peers:
             if peer == "*":
                 self._all = True
             elif peer == "unix":
-                self._known[""] = True
+                unix = True
             else:
                 try:
                     self._networks.append(ipaddress.ip_network(peer, strict=False))
                 except ValueError as error:
                     raise ConfigurationError(f"not an address or network: {peer!r}") from error
+        self._learned: Learned[str, bool] = Learned(_KEPT, {"": unix})
+        self._known = self._learned.table
 
     def __contains__(self, address: str) -> bool:
         if self._all:
@@ -45,8 +49,7 @@ class Networks:
         known = self._known.get(address)
         if known is None:
             known = self._look(address)
-            if len(self._known) < _KEPT:
-                self._known[address] = known
+            self._learned.learn(address, known)
         return known
 
     def _look(self, address: str) -> bool:

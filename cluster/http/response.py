@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from .errors import Refused, ResponseError
+from .learned import Learned
 
 #: not 1xx: those announce an answer, which a client would wait for; and for a 101 nobody gets our socket
 _STATUS = re.compile(r"[2-5][0-9]{2}(?: [\t -~\x80-\xff]*)?").fullmatch
@@ -33,12 +34,15 @@ _MEANINGS = {
     "trailer": HOP,
 }
 
-# Tables of words, filled as the application uses them and bounded: a checked status line or field name need not be
-# checked and classified again (measured: 0.9 µs of a response with four fields).
-STATUSES: dict[str, tuple[int, str, bool]] = {}
-FIELDS: dict[str, int] = {}
+# Words that the application has used, so that a checked status line or field name need not be checked and classified
+# again (measured: 0.9 µs of a response with four fields). Some applications take words from their clients.
 _KEPT = 1024
 _SIZE = 128
+_STATUSES: Learned[str, tuple[int, str, bool]] = Learned(_KEPT)
+_FIELDS: Learned[str, int] = Learned(_KEPT)
+#: for looking up: `status_line` and `field_meaning` learn what is not in them
+STATUSES = _STATUSES.table
+FIELDS = _FIELDS.table
 
 
 def status_line(status: str) -> tuple[int, str, bool]:
@@ -49,8 +53,8 @@ def status_line(status: str) -> tuple[int, str, bool]:
     code = int(status[:3])
     line = f"HTTP/1.1 {status}\r\n" if len(status) > 3 else f"HTTP/1.1 {status} \r\n"
     found = (code, line, code in (204, 304))
-    if len(STATUSES) < _KEPT and len(status) <= _SIZE:
-        STATUSES[status] = found
+    if len(status) <= _SIZE:
+        _STATUSES.learn(status, found)
     return found
 
 
@@ -59,8 +63,8 @@ def field_meaning(name: str) -> int:
     if not isinstance(name, str) or not _TOKEN(name):
         raise ResponseError(f"not a header name: {name!r}") from None
     meaning = _MEANINGS.get(name.lower(), PLAIN)
-    if len(FIELDS) < _KEPT and len(name) <= _SIZE:
-        FIELDS[name] = meaning
+    if len(name) <= _SIZE:
+        _FIELDS.learn(name, meaning)
     return meaning
 
 

@@ -8,13 +8,14 @@ import logging
 import os
 import platform
 import re
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
-from . import _options
+from . import _options, _subject
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -35,28 +36,30 @@ _OURS = re.compile(r"\d{8}-\d{6}-\d+-\d{4,}-[A-Za-z0-9_]*\.txt")
 _SAME = 60.0
 
 
-def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20, keep: int = 100
-               ) -> Callable[[Master], None]:
+def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20, keep: int = 100,
+               subject: str = "{summary}") -> Callable[[Master], None]:
     """The plugin.
 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
-    a report. *keep*: how many reports are kept; the oldest go, and no other files. In the environment, values of
-    variables whose names look like secrets are masked, and so is what follows such a name in another value, and user
-    and password in an address. Provides ``m.exceptions.report(worker, error)``, the text.
-    Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
-    error when the cluster starts.
+    a report. *keep*: how many reports are kept; the oldest go, and no other files. *subject*: the first line of a
+    report, with placeholders as those of `mail()`. In the environment, values of variables whose names look like
+    secrets are masked, and so is what follows such a name in another value, and user and password in an address.
+    Provides ``m.exceptions.report(worker, error)``, the text. Emits `exception report(path)`. Raises
+    `ConfigurationError` for wrong options. A directory that cannot be made is an error when the cluster starts.
     """
     folder = _options.path("exceptions", "directory", directory)
     for name, value, least in (("lines", lines, 0), ("keep", keep, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigurationError(f"exceptions: {name} is a whole number, {least} or more, not {value!r}")
 
+    _subject.check("exceptions", subject)
+
     def plugin(master: Master) -> None:
         path = os.path.normpath(os.path.join(master.base, folder))
         with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
             _make(path)
         master.at_start(lambda replacing: _make(path))
-        master.provide("exceptions", Reports(master, path, lines, keep))
+        master.provide("exceptions", Reports(master, path, lines, keep, subject))
 
     return plugin
 
@@ -98,10 +101,12 @@ class _Memory(logging.Handler):
 class Reports:
     """Writes reports."""
 
-    def __init__(self, master: Master, directory: str, lines: int, keep: int) -> None:
+    def __init__(self, master: Master, directory: str, lines: int, keep: int, subject: str) -> None:
         self._master = master
         self._directory = directory
         self._keep = keep
+        self._subject = subject
+        self._host = socket.gethostname()
         self._memory = _Memory(lines)
         self._written: dict[str, float] = {}
         self._count = 0
@@ -120,7 +125,8 @@ class Reports:
             "Log": list(self._memory.lines) or ["nothing was logged"],
             "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],
         }
-        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z")]
+        first = _subject.fill(self._subject, self._host, self._master.options["title"], worker, error, longest=None)
+        parts = [first, time.strftime("%Y-%m-%d %H:%M:%S %z")]
         if error["doing"]:  # what is in flight may be over by now
             parts.append(f"while: {error['doing']}")
         parts += ["", error["text"].rstrip()]

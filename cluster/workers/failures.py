@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 import time
 import traceback
@@ -20,6 +19,7 @@ from ..channel import Message
 from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ConfigurationError
 from ..narration import printable
+from ..output import Saying, say
 from .repeats import Repeats
 
 #: the most of a message, of a traceback, and of what was going on that the master is told, in characters
@@ -93,8 +93,10 @@ class Failures:
     def watch(self) -> None:
         """Look after greenlets and threads that fail."""
         self._thread = _thread_id()
-        self._loop = gevent.get_hub().loop
-        gevent.get_hub().handle_error = self._greenlet_failed
+        hub = gevent.get_hub()
+        self._loop = hub.loop
+        hub.handle_error = self._greenlet_failed
+        hub.exception_stream = Saying()
         threading.excepthook = self._thread_failed
 
     def finish(self) -> None:
@@ -104,7 +106,7 @@ class Failures:
     def in_request(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
         doing = printable(doing)
-        _print(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
+        say(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
         self.report(error, fatal=False, doing=doing)
 
     def report(
@@ -186,7 +188,7 @@ class Failures:
         what = f"{told.type}: {told.message}" if told.message else told.type
         times = "once more" if count == 1 else f"{count} times more"
         line = printable(f"exception in {told.doing}: {what}; {times} in {seconds:.0f} s")
-        _print(line + "\n")
+        say(line + "\n")
         self._tell({"t": "exception", **told._asdict(), "text": line, "fatal": False, "count": count})
 
 
@@ -207,12 +209,3 @@ def _later(seconds: float, function: Callable[..., None], argument: Any) -> Any:
 
     timer.start(over)
     return timer
-
-
-def _print(text: str) -> None:
-    """On stderr, whatever state it is in."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):
-        pass

@@ -7,19 +7,18 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
 
-from .. import certificates, importer, servers
+from .. import certificates, importer, output, servers
 from ..channel import Channel, Message
-from ..errors import ChannelError, ConfigurationError
+from ..errors import ChannelError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
-from ..kinds import Job, Kind, classify
+from ..kinds import Job, Kind, check
 from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
@@ -173,6 +172,8 @@ class Worker:
             if event.where != "worker":
                 self._emitter.remove(event.name)  # the master's handlers are not for us
         os.environ["CLUSTER_WORKER"] = str(self.id)
+        output.STDOUT.attach()  # before privileges are dropped: both may belong to somebody else
+        output.STDERR.attach()
         self._failures.watch()
         self._install_signals()
         when_forked(self._caught, self._let_go)
@@ -244,8 +245,7 @@ class Worker:
                 server = importer.load(server, self._orders.base)
             if isinstance(server, VirtualHosts):
                 server = server.load(self._orders.base)
-            kind = classify(server)
-            is_job = kind is Kind.JOB or (kind is Kind.WSGI and not self.listeners)
+            is_job = check(server, bool(self.listeners)) is Kind.JOB
             if not is_job:
                 self._serve_connections(server)
         if is_job:
@@ -254,8 +254,6 @@ class Worker:
         self._leave(self._exit_code)
 
     def _serve_connections(self, server: Any) -> None:
-        if not self.listeners:
-            raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
             self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
             self.options, self._orders.base, self.observers,
@@ -309,6 +307,7 @@ class Worker:
         self._emitter.dispatch("close")
         self._failures.finish()
         flush_streams()
+        output.give_back(output.PATIENCE)
         self._channel.flush(FLUSH)
         if self._exit_code:  # something else had failed, whatever the script made of its end
             self._system.exit(self._exit_code)
@@ -406,7 +405,7 @@ class Worker:
             self._channel.send(message)
         except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
             if message["t"] == "exception" and message["fatal"]:
-                sys.stderr.write(message["text"])  # he would have
+                output.say(message["text"])  # he would have
 
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):

@@ -39,7 +39,7 @@ def test_k7_missing_module_fails_before_anything_is_imported_or_bound(shop: Work
                           ("app:", "neither a name nor a call")):
         server = shop.script(f"trace(cluster({target!r})).listen(0)")
         assert server.wait_exit() == 1
-        assert words in server.lines[-1] and server.lines[-1].startswith("cluster.errors.ApplicationNotFound")
+        server.wait_for(f"^cluster.errors.ApplicationNotFound: .*{re.escape(words)}")
         assert "PARENT IMPORTED" not in server.output and server.events() == []
 
 
@@ -338,6 +338,48 @@ def test_program_serves_and_checks(shop: Workshop) -> None:
         assert (done.returncode, done.stderr.count("\n"), done.stdout.replace("\n", "")[:8]) in (
             (2, 1, ""), (2, 1, "IMPORTED")), (arguments, done)
         assert done.stderr.startswith("cluster: ") and words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("target, words", [
+    ("shapes:make", "make() is not a WSGI application: it does not take (environ, start_response); a factory is called "
+                    "in the string, as in 'module:make()'"),
+    ("shapes:Made", "Made() is not a WSGI application: it does not take (environ, start_response); a factory is called "
+                    "in the string, as in 'module:Made()'"),
+    ("shapes:wrong", "wrong() is not a WSGI application: it does not take (environ, start_response)"),
+    ("shapes:asgi", "ASGI applications are not supported yet"),
+    ("shapes:instance", "object at 0x"),
+    ("shapes:hosts", "vhost: 'shapes:asgi': ASGI applications are not supported yet"),
+    ("shapes:nothing", "cannot serve None; a server is"),
+    ("shapes:work", "to run it as a job use cluster.job(work), or --job on the command line"),
+])
+def test_check_finds_what_serve_refuses(shop: Workshop, target: str, words: str) -> None:
+    """Row W8: in the same words, apart from addresses in memory; so does the master when it imports it itself."""
+    shop.write("shapes.py", """
+        from cluster import vhost
+        nothing = None
+        def make(size=3): return make
+        def wrong(a, b, c): pass
+        def work(worker): pass
+        async def asgi(scope, receive, send): pass
+        class Made:
+            def __call__(self, environ, start_response): return []
+        class Short:
+            def __call__(self, environ): return []
+        instance = Short()
+        hosts = vhost({"one.example": "shapes:asgi"})
+        """)
+
+    def told(line: str) -> str:
+        return re.sub(" at 0x[0-9a-f]+", "", line)
+
+    done = program(shop, "check", target)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and words in done.stderr, done
+    if target == "shapes:work":
+        assert program(shop, "check", "--job", target).stdout == f"{target} is a job\n"
+    imported = program(shop, "serve", target, "--preload", "--bind", "127.0.0.1:0")
+    assert (imported.returncode, told(imported.stderr)) == (2, told(done.stderr))
+    served = program(shop, "serve", target, "--bind", "127.0.0.1:0", "--workers", "1", "--set", "restart threshold=0")
+    assert served.returncode != 0 and told(done.stderr[len("cluster: "):]).strip() in told(served.stderr), served
 
 
 def test_k7_the_program_shows_what_is_the_applications(shop: Workshop) -> None:

@@ -8,6 +8,7 @@ import email.policy
 import functools
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,30 @@ def test_mail_through_a_command_with_the_richer_report(shop: Workshop) -> None:
     text = bytes(email.message_from_string(mail).get_payload(decode=True)).decode()
     assert first == "ARGS a@example.com" and "hush" not in text and "\nMY_SECRET=" + MASK in text
     end(server)
+
+
+@pytest.mark.parametrize("subject, expected", [
+    ("{type} on {host}: {message} w{worker}", "ValueError on HOST: bad\\x0d Bcc: x@example.com w0"),
+    ("[shop {{1}}]", "[shop {1}] worker 0 uncaught exception ValueError: bad\\x0d Bcc: x@example.com"),
+])
+def test_a_subject_with_placeholders(shop: Workshop, subject: str, expected: str) -> None:
+    """It is the whole subject; one without any is followed by what happened. A message adds no header. The report has
+    a first line of its own."""
+    shop.write("sendmail", "#!/bin/sh\ncat >> mails\n").chmod(0o755)
+    shop.write("odd.py", """
+        def app(environ, start_response):
+            raise ValueError("bad\\r\\nBcc: x@example.com")
+    """)
+    server = shop.script(SERVER.replace("app:app", "odd:app").format(plugins=(
+        'package.exceptions(subject="{type} in {doing}"), '
+        f'package.mail("a@example.com", sendmail="./sendmail", subject={subject!r})'))).ready()
+    assert fetch(server.address(), "/odd")[0] == 500
+    path = shop.directory / server.wait_for(r"^REPORT (exceptions/\S+)")[1]
+    end(server)
+    message = email.message_from_string((shop.directory / "mails").read_text(), policy=email.policy.default)
+    assert message["subject"].strip() == expected.replace("HOST", socket.gethostname()) and message["bcc"] is None
+    assert path.read_text().startswith("ValueError in GET /odd\n")
+    assert message.get_content().startswith("ValueError in GET /odd\n")
 
 
 def certify(folder: Path, name: str, host: str, ca: str | None = None) -> None:
