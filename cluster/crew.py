@@ -15,7 +15,8 @@ from .complaints import Complaints
 from .errors import ChannelError
 from .events import Emitter
 from .inbox import Inbox
-from .narration import Told, harmless, worth_telling
+from .narration import Told, worth_telling
+from .reported import believed
 from .respawn import Respawn
 from .scoreboard import NoRowLeft, Scoreboard, rows_for
 from .signals import AT_ONCE
@@ -450,12 +451,7 @@ class Crew:
             hopeless = message.get("hopeless") is True and worker.generation == self.generation
             if hopeless and self.hopeless:
                 return  # the others of this start have no other news
-            given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
-            error: dict[str, Any] = {
-                key: harmless(value) if isinstance(value, str) else "" for key, value in given.items()
-            }
-            error["fatal"] = bool(message.get("fatal"))
-            error["count"] = message["count"] if isinstance(message.get("count"), int) else 1
+            error = believed(message)
             if error["fatal"]:
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)

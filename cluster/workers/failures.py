@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gevent
@@ -20,10 +20,10 @@ from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ConfigurationError
 from ..narration import printable
 from ..output import Saying, say
+from ..reported import LIMITS, in_words, table
 from .repeats import Repeats
 
-#: the most of a message, of a traceback, and of what was going on that the master is told, in characters
-MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
+MESSAGE, TEXT, DOING = LIMITS["message"], LIMITS["text"], LIMITS["doing"]
 #: seconds that whoever refers to a failed greenlet has to ask for its result
 CLAIM = 5.0
 
@@ -125,6 +125,16 @@ class Failures:
             "t": "exception", "type": type(error).__name__, "message": str(error)[:MESSAGE],
             "text": text[-TEXT:], "fatal": fatal, "doing": doing[:DOING], "count": 1, "hopeless": hopeless,
         })
+
+    def handled(self, error: BaseException, data: Mapping[Any, Any]) -> Message:
+        """What the master is told of an exception that the application has dealt with, and which it may raise again."""
+        trace = error.__traceback__
+        text = application_traceback(error)
+        error.__traceback__ = trace
+        return {
+            "t": "exception", "type": type(error).__name__, "message": in_words(error)[:MESSAGE], "text": text[-TEXT:],
+            "fatal": False, "handled": True, "doing": "", "count": 1, "data": table(data),
+        }
 
     def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
         """A greenlet ended with an exception."""
