@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
+from ..reported import as_lines
 from . import _options, _subject
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Reports:
         master.log.addHandler(self._memory)
         master.on("worker exception", self._exception)
 
-    def report(self, worker: Any, error: dict[str, str]) -> str:
+    def report(self, worker: Any, error: dict[str, Any]) -> str:
         """The report of one exception, as text."""
         flying = [f"{what} for {age:.1f} s" for age, what in worker.in_flight()]
         sections = {
@@ -130,6 +131,8 @@ class Reports:
         if error["doing"]:  # what is in flight may be over by now
             parts.append(f"while: {error['doing']}")
         parts += ["", error["text"].rstrip()]
+        if error.get("data"):
+            sections = {"Data": as_lines(error["data"]), **sections}
         for title, content in sections.items():
             parts += ["", title, "-" * len(title), *content]
         return "\n".join(parts) + "\n"

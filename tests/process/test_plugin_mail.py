@@ -198,6 +198,60 @@ def test_a_subject_with_placeholders(shop: Workshop, subject: str, expected: str
     assert message.get_content().startswith("ValueError in GET /odd\n")
 
 
+def test_a_handled_exception_is_reported_with_its_data(shop: Workshop) -> None:
+    """It is mailed, and written, with the table; the answer is the application's, and the error can be raised again."""
+    shop.write("sendmail", "#!/bin/sh\ncat >> mails\n").chmod(0o755)
+    shop.write("careful.py", """
+        import cluster
+        def app(environ, start_response):
+            try:
+                raise KeyError("order")
+            except KeyError as error:
+                before = error.__traceback__
+                sent = cluster.worker().report(error, {"order": 4711, "who": "somebody"})
+                assert error.__traceback__ is before
+            start_response("200 OK", [])
+            return [repr(sent).encode()]
+    """)
+    for plugins in ("", "package.exceptions(), "):
+        server = shop.script(SERVER.replace("app:app", "careful:app").format(
+            plugins=plugins + 'package.mail("a@example.com", sendmail="./sendmail")').replace("trace(m)", """
+m.on("worker exception", lambda worker, error: say("ERROR", error["fatal"], error["handled"], error["data"]))
+trace(m)""")).ready()
+        assert fetch(server.address(), "/") == (200, b"True")
+        server.wait_for("^ERROR False True {'order': '4711', 'who': 'somebody'}$")
+        end(server)
+        mails = shop.directory / "mails"
+        message = email.message_from_string(mails.read_text(), policy=email.policy.default)
+        mails.unlink()
+        assert "worker 0 reported KeyError: 'order'" in message["subject"]
+        text = message.get_content()
+        assert "\norder  4711\nwho    somebody\n" in text and "\nKeyError: 'order'\n" in text
+        assert ("\nData\n----\n" in text) is bool(plugins)
+
+
+def test_reports_do_not_pile_up_while_the_master_does_not_read(shop: Workshop) -> None:
+    """A worker whose master is stopped loses reports instead of queueing them, says so, and goes on serving."""
+    shop.write("busy.py", """
+        import cluster
+        def app(environ, start_response):
+            worker = cluster.worker()
+            data = {str(row): "x" * 1000 for row in range(100)}
+            sent = sum(worker.report(ValueError("bad"), data) for _ in range(200))
+            start_response("200 OK", [])
+            return [b"%d" % sent]
+    """)
+    server = shop.script(SERVER.replace("app:app", "busy:app").format(plugins="package.exceptions()")).ready()
+    address = server.address()
+    server.signal(signal.SIGSTOP)
+    try:
+        sent = [int(fetch(address, "/")[1]) for _ in range(2)]
+    finally:
+        server.signal(signal.SIGCONT)
+    assert 5 <= sent[0] < 60 and sent[1] == 0  # 100 kB each: 1 MB of them, and what the kernel takes
+    end(server)
+
+
 def certify(folder: Path, name: str, host: str, ca: str | None = None) -> None:
     """Make NAME.pem and NAME.key for *host*, signed by the authority *ca* or by itself."""
     run = functools.partial(subprocess.run, cwd=folder, check=True, capture_output=True)
