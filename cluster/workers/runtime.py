@@ -33,7 +33,7 @@ from ..system import (
     undo_in_child,
 )
 from ..vhosts import VirtualHosts
-from .failures import Failures, exit_code
+from .failures import Failures, exit_code, is_lasting
 from .forked import when_forked
 from .identity import Identity, drop_privileges
 from .log import logger_of
@@ -103,6 +103,7 @@ class Worker:
         self._stop = gevent.event.Event()
         self._grace: float = orders.options["drain grace"]
         self._in_job = False
+        self._loading = False
         self._exit_code = 0
         self._said_ready = False
         self._termination = Termination(self._system, self._catch)
@@ -257,6 +258,7 @@ class Worker:
     def serve(self, server: Any) -> NoReturn:
         """Load *server* (an object, or the `Target` that a string names), serve until asked to end, and leave."""
         with self.fatal():
+            self._loading = True
             if isinstance(server, Target):
                 server = importer.load(server, self._orders.base)
             if isinstance(server, VirtualHosts):
@@ -288,6 +290,7 @@ class Worker:
             gevent.sleep(WAITING)
 
     def _serving(self) -> None:
+        self._loading = False
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
@@ -388,7 +391,7 @@ class Worker:
             self._failures.report(request)  # whoever leaves at import serves nothing, and it were forked for ever
             self._leave(1)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
-            self._failures.report(error)
+            self._failures.report(error, hopeless=self._loading and is_lasting(error))
             self._leave(1)
 
     def _failed(self, error: BaseException, doing: str) -> None:

@@ -18,7 +18,7 @@ LAYERS: dict[str, set[str]] = {
              "narration", "reported", "vhosts", "counters"},
     "operating system": {"system", "output", "signals", "addresses", "listeners", "channel", "scoreboard", "host",
                          "notify", "certificates"},
-    "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
+    "plumbing": {"inbox", "announcer", "results", "complaints", "extending", "uncaught"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
                "workers.script", "workers.log", "workers.termination", "workers.runtime", "servers", "servers.context",
                "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
