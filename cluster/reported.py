@@ -11,6 +11,8 @@ from .narration import harmless, printable
 LIMITS = {"type": 200, "message": 10_000, "text": 100_000, "doing": 1000}
 #: the most of a table of data: rows, and characters of a name and of a value
 ROWS, NAME, VALUE = 100, 100, 1000
+#: the most of what a worker logged: lines, and characters of one
+LINES, LINE = 100, 2000
 #: a count that is more than this is none
 _MANY = 1_000_000_000
 
@@ -49,6 +51,10 @@ def believed(message: Mapping[str, Any]) -> dict[str, Any]:
     error["data"] = {
         printable(name[:NAME]): harmless(value[:VALUE]) for name, value in rows if isinstance(value, str)
     }
+    lines = message.get("log")
+    error["log"] = [
+        harmless(line[:LINE]) for line in (lines[-LINES:] if isinstance(lines, list) else []) if isinstance(line, str)
+    ]
     return error
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
-from ..reported import as_lines
+from ..reported import LINES, as_lines
 from . import _options, _subject
 
 if TYPE_CHECKING:
@@ -142,6 +142,11 @@ class Reports:
         self._count = 0
         master.log.addHandler(self._memory)
         master.on("worker exception", self._exception)
+        master.on("after fork", lambda worker: self._memory.lines.clear())  # from now on, those of this worker
+
+    def last_lines(self) -> list[str]:
+        """In a worker: what it logged last."""
+        return list(self._memory.lines)[-LINES:]
 
     def report(self, worker: Any, error: dict[str, Any]) -> str:
         """The report of one exception, as text."""
@@ -165,6 +170,8 @@ class Reports:
         if error["doing"]:  # what is in flight may be over by now
             parts.append(f"while: {error['doing']}")
         parts += ["", error["text"].rstrip()]
+        if error.get("log"):
+            sections = {"Log of the worker": error["log"], **sections}
         if error.get("data"):
             sections = {"Data": as_lines(error["data"]), **sections}
         for title, content in sections.items():

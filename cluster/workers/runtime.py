@@ -149,7 +149,7 @@ class Worker:
         if data is not None and not isinstance(data, Mapping):
             raise TypeError(f"report() takes a mapping as data, not {data!r}")
         try:
-            self._channel.offer(self._failures.handled(error, data or {}))
+            self._channel.offer(self._with_log(self._failures.handled(error, data or {})))
         except ChannelError:
             return False
         return True
@@ -418,9 +418,14 @@ class Worker:
 
     # -- the master
 
+    def _with_log(self, message: Message) -> Message:
+        """An exception with what this worker logged before it, where a plugin keeps that for its reports."""
+        last_lines = getattr(self._orders.provided.get("exceptions"), "last_lines", None)
+        return message if last_lines is None else {**message, "log": last_lines()}
+
     def _tell(self, message: Message) -> None:
         try:
-            self._channel.send(message)
+            self._channel.send(self._with_log(message) if message["t"] == "exception" else message)
         except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
             if message["t"] == "exception" and message["fatal"]:
                 output.say(message["text"])  # he would have

@@ -206,6 +206,7 @@ def test_a_handled_exception_is_reported_with_its_data(shop: Workshop) -> None:
     shop.write("careful.py", """
         import cluster
         def app(environ, start_response):
+            cluster.worker().log.error("about to fail")
             try:
                 raise KeyError("order")
             except KeyError as error:
@@ -230,6 +231,10 @@ trace(m)""")).ready()
         text = message.get_content()
         assert "\norder  4711\nwho    somebody\n" in text and "\nKeyError: 'order'\n" in text
         assert ("\nData\n----\n" in text) is bool(plugins)
+        assert ("about to fail" in text) is bool(plugins)  # this worker's own line
+        if plugins:
+            own = text.partition("\nLog of the worker\n")[2].partition("\n\n")[0]
+            assert own.count("\n[") == 1 and own.endswith("[ERROR] about to fail")
 
 
 def test_reports_do_not_pile_up_while_the_master_does_not_read(shop: Workshop) -> None:
