@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import narration
+from . import narration, output
 from .events import Emitter
 
 
 class Complaints:
-    """Writes to stderr. A traceback that was printed before is only counted."""
+    """Writes to stderr, and never waits for who reads it. A traceback that was printed before is only counted."""
 
     def __init__(self) -> None:
         self._told = narration.Told()
@@ -57,6 +56,11 @@ class Complaints:
         if self._last:
             self._write(f"the last of them ({self._told.times(self._last)} alike):\n{self._last}")
 
+    def cannot_start(self, waits: str | None) -> None:
+        """Why was said as a traceback. *waits*: for what, instead of ending the cluster."""
+        then = f"waiting until {waits}" if waits else "giving up"
+        self.ending(f"no worker can start before that is mended; {then}")
+
     def handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
         """A handler of an event raised."""
         where = getattr(handler, "__module__", "?")
@@ -71,11 +75,7 @@ class Complaints:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        try:
-            sys.stderr.write(text if text.endswith("\n") else text + "\n")
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
+        output.say(text if text.endswith("\n") else text + "\n")
 
     def subscribe(self, emitter: Emitter, narrated: Callable[[], bool]) -> None:
         """Report the failures among the events, unless a plugin does (*narrated*)."""

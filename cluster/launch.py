@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import gevent.events
 import gevent.monkey
 
-from . import certificates, host, importer, servers
+from . import certificates, host, importer, kinds, output, servers
 from .crew import ForkedChild
 from .errors import BindError, ClusterError
 from .handover import protocol
 from .importer import Target
-from .kinds import classify
 from .listeners import Listeners
 from .plan import Plan
 from .supervisor import Supervisor
@@ -29,15 +28,26 @@ from .workers.identity import Identity
 if TYPE_CHECKING:
     from .master import Master
 
+#: seconds that whoever reads what we print has at the end of the master
+LAST_WORDS = 1.0
+
 
 def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     """Check, bind, have plugins check, fork, supervise; see `Master.start`."""
+    try:
+        return _run(master, callback)
+    finally:
+        output.give_back(LAST_WORDS)
+
+
+def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
     target = master.check()
     host.fill_standard_descriptors()
     descriptors = host.raise_descriptor_limit()
     os.environ.pop("CLUSTER_WORKER", None)  # a cluster started by a worker of another one is a master
     if master.options["monkey patch"]:
         patch(master._complaints.say)
+    output.take_over("stdout", "stderr")
     predecessor = protocol.claim()
     if predecessor is None:
         os.environ.pop(protocol.PARENT, None)  # of another cluster, below which this one was started
@@ -48,7 +58,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     server = target if target is not None else master.server
     if target is not None and master.options["preload"]:
         server = importer.load(target, master.base)
-        classify(server)
+        kinds.check(server, bool(listeners))
     named_tls = {listener.key: listener.options["tls"] for listener in listeners if listener.options.get("tls")}
     for listener in listeners:
         if listener.key in named_tls:
@@ -89,6 +99,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
         base=master.base,
         usable_tls=servers.check_tls,
         same_code=_same_code(master, server),
+        mended_by=master._mended_by,
     )
     orders = runtime.Orders(
         emitter=master._emitter,
@@ -109,6 +120,7 @@ def run(master: Master, callback: Callable[[], Any] | None) -> Master:
     try:
         code = supervisor.run()
     except ForkedChild as child:
+        output.give_back()  # what an application prints is its own affair
         seat = child.seat
         child.__traceback__ = None
     else:

@@ -120,10 +120,12 @@ def serve(
 @click.argument("target")
 @click.option("--chdir", type=click.Path(exists=True, file_okay=False), metavar="DIR",
               help="Look there for the application. Default: the current directory.")
-def check(target: str, chdir: str | None) -> None:
+@click.option("--job", "as_job", is_flag=True, help="TARGET is a function that each worker runs; as for serve.")
+def check(target: str, chdir: str | None, as_job: bool) -> None:
     """Import TARGET and see whether it can be served; exit code 0 or 2."""
-    from . import importer
+    from . import importer, kinds
     from .launch import patch
+    from .vhosts import VirtualHosts
 
     try:
         patch(lambda text: click.echo(f"cluster: {text}", err=True))
@@ -135,20 +137,13 @@ def check(target: str, chdir: str | None) -> None:
     os.chdir(master.base)
     try:
         server = importer.load(named, master.base)
+        if isinstance(server, VirtualHosts):
+            server = server.load(master.base)
+        what = kinds.DESCRIPTIONS[kinds.check(server, not as_job)]
     except ClusterError as error:
         raise OneLine(str(error)) from None
     except BaseException as error:  # noqa: BLE001 - the application's own, whatever it is; SystemExit too
         _application_failed(error)
-    from .kinds import Kind, classify
-
-    try:
-        kind = classify(server)
-    except ConfigurationError as error:
-        raise OneLine(f"{target}: {error}") from None
-    what = {Kind.WSGI: "a WSGI application or a job", Kind.JOB: "a job", Kind.TCP: "a TCP server",
-            Kind.GEVENT: "a gevent server"}.get(kind)
-    if what is None:
-        raise OneLine(f"{target} is {server!r}, which cannot be served")
     click.echo(f"{target} is {what}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import importer
 from .errors import ConfigurationError
-from .kinds import check_wsgi
+from .kinds import Kind, check
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -68,15 +68,21 @@ class VirtualHosts:
         return [application for application in self.table.values() if isinstance(application, str)]
 
     def check(self, base: str) -> None:
-        """Look for the applications that are named by strings, without importing any. Raises `ConfigurationError`."""
+        """Look for the applications that are named by strings, without importing any, and check the others.
+
+        Raises `ConfigurationError`.
+        """
+        for host, application in self.table.items():
+            if not isinstance(application, str):
+                _check(host, application)
         for name in self.named:
             importer.check(importer.parse(name, base), base)
 
     def load(self, base: str) -> VirtualHosts:
         """The same with every string replaced by the application that it names, which is imported now."""
         loaded = {name: importer.load(importer.parse(name, base), base) for name in dict.fromkeys(self.named)}
-        for application in loaded.values():
-            check_wsgi(application)
+        for name, application in loaded.items():
+            _check(name, application)
         return VirtualHosts({host: loaded[application] if isinstance(application, str) else application
                              for host, application in self.table.items()})
 
@@ -89,6 +95,15 @@ class VirtualHosts:
             return [body]
         answer: Iterable[bytes] = application(environ, start_response)
         return answer
+
+
+def _check(name: str, application: Any) -> None:
+    try:
+        kind = check(application, True)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"vhost: {name!r}: {error}") from None
+    if kind is not Kind.WSGI:
+        raise ConfigurationError(f"vhost: {name!r}: {application!r} is no WSGI application")
 
 
 def vhost(table: Mapping[str, Any]) -> VirtualHosts:

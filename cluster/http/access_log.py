@@ -6,17 +6,16 @@ it stands in. Between quotes that is what would end those; outside of them a spa
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gevent.hub import get_hub
 
+from .. import output
 from ..errors import ConfigurationError
 from .errors import BodyError, Refused
 from .request import Environ
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 #: one object per line
 JSON = "json"
+_JSON_TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 #: how long a line may wait for others, in seconds, and how many bytes of lines do not wait
 _DELAY = 0.2
@@ -110,7 +110,7 @@ _ATOMS: dict[str, Callable[[Record], Any]] = {
 }
 
 _FIELDS: dict[str, Callable[[Record], Any]] = {
-    "time": lambda record: time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    "time": lambda record: time.strftime(_JSON_TIME),
     "remote_addr": _ATOMS["h"],
     "user": _ATOMS["u"],
     "method": _ATOMS["m"],
@@ -197,27 +197,39 @@ class AccessLog:
     :param format: gunicorn's atoms, or ``json``
 
     Lines wait up to 0.2 s for others and leave in one write to a file opened for appending, so that those of
-    several processes do not mix. Raises `ConfigurationError` for a format that cannot be, OSError for a file that
-    cannot be opened.
+    several processes do not mix. No request waits for a log: lines that cannot be written are kept, up to 1 MiB of
+    them; then they are dropped and counted, and a line in their place says so. Raises `ConfigurationError` for a format
+    that cannot be, OSError for a file that cannot be opened.
     """
 
     def __init__(self, target: str | Callable[[bytes], object] = "-", format: str = COMBINED) -> None:
         self._render = compile_format(format)
+        self._json = format == JSON
         self._target = target
-        self._file: io.FileIO | None = None
+        self._descriptor = -1
+        self._output = output.STDOUT
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: Any = None
-        self.reopen()
+        if callable(target):
+            return
+        if target != "-":
+            self._descriptor = output.open_to_append(target)
+            self._output = output.Output(self._descriptor)
+        self._output.notice = self._missing
+        self._output.on_trouble = _complain
 
     def reopen(self) -> None:
         """Open the file again, after somebody has moved it away."""
-        if not isinstance(self._target, str) or self._target == "-":
-            return
-        # unbuffered: the lines are gathered here, where they can be written as a whole
-        old, self._file = self._file, io.FileIO(self._target, "a")
-        if old is not None:
-            old.close()
+        if isinstance(self._target, str) and self._descriptor >= 0:
+            output.replace(self._descriptor, output.open_to_append(self._target))
+
+    def _missing(self, count: int, reason: str) -> bytes:
+        """The line that stands for lines that were dropped."""
+        if self._json:
+            found = {"time": time.strftime(_JSON_TIME), "pid": os.getpid(), "dropped": count, "reason": reason}
+            return json.dumps(found).encode() + b"\n"
+        return f"- {output.dropped(count, reason)}\n".encode()
 
     def add(self, exchange: Exchange) -> None:
         """Log an exchange that is over. Never raises."""
@@ -241,6 +253,7 @@ class AccessLog:
         if self._size > _BATCH:
             self.flush()
         elif self._timer is None:
+            self._output.attach()
             self._timer = get_hub().loop.timer(_DELAY)
             self._timer.start(self.flush)
 
@@ -253,20 +266,23 @@ class AccessLog:
         lines, self._lines, self._size = b"".join(self._lines), [], 0
         if not lines:
             return
+        if not callable(self._target):
+            self._output.write(lines)
+            return
         try:
-            if callable(self._target):
-                self._target(lines)
-            else:
-                descriptor = self._file.fileno() if self._file is not None else 1
-                while lines:
-                    lines = lines[os.write(descriptor, lines) :]
+            self._target(lines)
         except OSError as error:
-            # a full disk must not stop the service
-            print(f"cluster: cannot write the access log: {error}", file=sys.stderr)
+            _complain(error)
 
     def close(self) -> None:
         """Write what waits, and close the file."""
         self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if not callable(self._target):
+            self._output.finish()
+        if self._descriptor >= 0:
+            self._output.close()
+            self._descriptor = -1
+
+
+def _complain(reason: object) -> None:
+    output.say(f"cluster: cannot write the access log: {reason}\n")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gevent.hub import get_hub
 
 from .. import counters as index
+from ..output import say
 from .body import EmptyBody
 from .limits import Limits
 from .pool import Pool
@@ -45,10 +46,11 @@ class InFlight(Protocol):
 
 def print_error(exc_info: ExcInfo, environ: Environ | None) -> None:
     """The default `on_error`: the request and the traceback on standard error."""
+    text = "".join(traceback.format_exception(*exc_info))
     if environ is not None:
         uri = environ.get("REQUEST_URI", "?")
-        print(f"Exception while answering {environ.get('REQUEST_METHOD', '?')} {uri!r}", file=sys.stderr)
-    traceback.print_exception(*exc_info, file=sys.stderr)
+        text = f"Exception while answering {environ.get('REQUEST_METHOD', '?')} {uri!r}\n{text}"
+    say(text)
 
 
 class Engine:
@@ -191,7 +193,7 @@ class Engine:
         try:
             self.on_error((kind, error, trace), environ)
         except Exception:  # noqa: BLE001 - reporting must never make things worse
-            traceback.print_exc()
+            say(traceback.format_exc())
         if isinstance(error, KeyboardInterrupt):
             # not the request's: whoever runs the process pressed it
             self.hub.handle_system_error(kind, error, trace)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
+
+from ..output import say
 
 #: how long what was refused is gathered before it is told, in seconds
 MINUTE = 60.0
@@ -45,11 +46,7 @@ class Refusals:
         counts, self.counts = self.counts, {}
         if counts:
             # one write, so that lines of several workers do not mix
-            line = f"cluster: process {os.getpid()} refused within a minute: {summary(counts)}\n"
-            try:
-                print(line, end="", file=sys.stderr, flush=True)
-            except (OSError, ValueError):
-                pass  # a full disk, or nobody who reads it, must not stop the service
+            say(f"cluster: process {os.getpid()} refused within a minute: {summary(counts)}\n")
 
 
 def summary(counts: dict[tuple[str, str], int]) -> str:

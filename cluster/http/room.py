@@ -17,6 +17,7 @@ from heapq import nsmallest
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from ..output import say
 from .connection import Connection
 from .wire import IDLE
 
@@ -96,8 +97,8 @@ class Room:
         now = monotonic()
         if now - self._told >= _MINUTE:
             self._told = now
-            print(f"cluster: worker {os.getpid()} cannot take new connections: {error.strerror}; those idle for "
-                  "longest are ended", file=sys.stderr, flush=True)
+            say(f"cluster: worker {os.getpid()} cannot take new connections: {error.strerror}; those idle for "
+                "longest are ended\n")
         self._scarce = True
         self.make()
 

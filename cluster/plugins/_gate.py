@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _socket = gevent.monkey.get_original("socket", "socket")
 #: conversations at one time; connections that have not sent the secret are counted apart
 _MOST = 32
+#: why one is refused that would be one more
+FULL = f"{_MOST} clients are connected"
 #: connections that the kernel queues
 _QUEUE = 64
 #: sockets whose descriptor was closed in a forked child; were one collected, it would close somebody else's descriptor
@@ -67,16 +69,19 @@ class Reader:
 class Gate:
     """Listens on a unix socket (0600, the same user or root only) or a TCP port, and has each connection served.
 
-    *converse* is called with each connection, in a greenlet of its own; when it returns the connection is closed.
-    *strangers*: whoever connects is a stranger until *converse* has called `admit`.
+    *converse* is called with each connection and, in words, who is at its other end, in a greenlet of its own; when it
+    returns the connection is closed. *strangers*: whoever connects is a stranger until *converse* has called `admit`.
+    *refused* is called with who was sent away by the gate itself, and why.
     """
 
     def __init__(
-        self, master: Master, address: str | tuple[str, int], converse: Callable[[Any], None], strangers: bool = False
+        self, master: Master, address: str | tuple[str, int], converse: Callable[[Any, str], None],
+        strangers: bool = False, refused: Callable[[str, str], None] = lambda client, reason: None,
     ) -> None:
         self._address = address
         self._converse = converse
         self._strange = strangers
+        self._refused = refused
         self._listener: Any = None
         self._watcher: Any = None
         self._inode: tuple[int, int] | None = None
@@ -132,26 +137,43 @@ class Gate:
 
     def _readable(self) -> None:
         try:
-            descriptor, _ = self._listener._accept()
+            descriptor, address = self._listener._accept()
         except OSError:
             return
         connection = gevent.socket.socket(self._listener.family, self._listener.type, fileno=descriptor)
-        if not self._welcome(connection) or (not self._strange and len(self.conversations) >= _MOST):
-            connection.close()
+        client = self._client(connection, address)
+        if not self._welcome(connection):
+            self._turn_away(connection, client, "another user")
             return
-        greenlet = gevent.Greenlet(self._serve, connection)
+        if not self._strange and len(self.conversations) >= _MOST:
+            self._turn_away(connection, client, FULL)
+            return
+        greenlet = gevent.Greenlet(self._serve, connection, client)
         if self._strange:
             # those who know nothing must not keep out who does, and who does says so at once
             if len(self.strangers) >= _MOST:
-                self._drop(next(iter(self.strangers)))
+                self._drop(next(iter(self.strangers)))  # the oldest
             self.strangers[greenlet] = connection
         else:
             self.conversations[greenlet] = connection
         greenlet.start()
 
     def _drop(self, greenlet: Any) -> None:
-        self.strangers.pop(greenlet).close()
+        connection = self.strangers.pop(greenlet)
+        self._turn_away(connection, greenlet.args[1], "has not sent the secret, and others wait")
         greenlet.kill(block=False)
+
+    def _turn_away(self, connection: Any, client: str, reason: str) -> None:
+        connection.close()
+        self._refused(client, reason)
+
+    def _client(self, connection: Any, address: Any) -> str:
+        """Who connects, in words. No name of a user: to look one up may take long."""
+        if isinstance(self._address, str):
+            pid, uid = peer(connection)
+            return f"pid {'unknown' if pid is None else pid}, uid {'unknown' if uid is None else uid}"
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def admit(self) -> bool:
         """The client of this greenlet is none of the strangers any more. False when there is no room for it."""
@@ -167,9 +189,9 @@ class Gate:
             return True
         return peer(connection)[1] in (0, os.geteuid())  # None, where the system does not tell, is nobody we know
 
-    def _serve(self, connection: Any) -> None:
+    def _serve(self, connection: Any, client: str) -> None:
         try:
-            self._converse(connection)
+            self._converse(connection, client)
         except (OSError, Line):
             pass  # the client has gone, or is none
         finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent.monkey
 
-from ..system import close_descriptor
+from ..output import Output, open_to_append, replace
 
 #: bytes of an unfinished line that are kept; a longer one may be interleaved with lines of others
 LONGEST = 1024 * 1024
@@ -28,8 +28,7 @@ def append_to(path: str, owner: tuple[int, int] | None = None) -> int:
     An owner that is somebody else may have put anything there: no link is followed then, and nothing is given away but
     a regular file that has no other name.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(path, flags if owner is None else flags | os.O_NOFOLLOW, 0o644)
+    descriptor = open_to_append(path, 0o644, 0 if owner is None else os.O_NOFOLLOW)
     if owner is not None:
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
@@ -39,30 +38,28 @@ def append_to(path: str, owner: tuple[int, int] | None = None) -> int:
 
 def move(descriptor: int, path: str, inheritable: bool = False, owner: tuple[int, int] | None = None) -> None:
     """Have *descriptor* append to the file that has the name *path* now. Raises OSError; then it is as it was."""
-    opened = append_to(path, owner)
-    try:
-        os.dup2(opened, descriptor, inheritable=inheritable)
-    finally:
-        close_descriptor(opened)
+    replace(descriptor, append_to(path, owner), inheritable)
 
 
 class Lines(io.RawIOBase):
     """Writes whole lines to a descriptor; the beginning of a line waits for its end, also when it is flushed.
 
-    A full disk loses lines and raises nothing: a log must not fail a request.
+    A full disk, or a pipe that nobody reads, loses lines, and a line says how many: a log must not fail a request, nor
+    have it wait.
     """
 
     #: as `sys.stdout` has one
     name = "lines"
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.output = Output(descriptor)
+        self.output.attach()
         self._waiting = bytearray()
         self._lock = _RLock()  # native threads of the application print, too
 
     def fileno(self) -> int:
         """The descriptor."""
-        return self._descriptor
+        return self.output.descriptor
 
     def writable(self) -> bool:
         """Yes."""
@@ -77,23 +74,17 @@ class Lines(io.RawIOBase):
             if end:
                 whole = bytes(self._waiting[:end])
                 del self._waiting[:end]
-                self._put(whole)
+                self.output.write(whole)
         return len(taken)
 
     def finish(self) -> None:
-        """Write the last line, even though it has no end."""
+        """Write the last line, even though it has no end; the process is about to end."""
         with self._lock:
             rest = bytes(self._waiting)
             self._waiting.clear()
         if rest:
-            self._put(rest + b"\n")
-
-    def _put(self, data: bytes) -> None:
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data):]
-        except OSError:
-            pass
+            self.output.write(rest + b"\n")
+        self.output.finish()
 
     def close(self) -> None:
         """Stays open: the descriptor belongs to the process."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import colorlog
 
-from .. import narration
+from .. import narration, output
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -36,7 +36,7 @@ def _wants_color() -> bool:
 
 
 def _log(colors: bool) -> logging.Logger:
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(output.Saying())
     handler.setFormatter(colorlog.ColoredFormatter(
         "  %(log_color)s%(lower)s%(reset)s - %(message)s", log_colors=_COLORS, no_color=not colors, force_color=colors))
     handler.addFilter(_lower_case)

@@ -8,13 +8,17 @@ import logging
 import os
 import platform
 import re
+import shlex
+import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
-from . import _options
+from ..reported import as_lines
+from . import _options, _subject
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -35,28 +39,30 @@ _OURS = re.compile(r"\d{8}-\d{6}-\d+-\d{4,}-[A-Za-z0-9_]*\.txt")
 _SAME = 60.0
 
 
-def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20, keep: int = 100
-               ) -> Callable[[Master], None]:
+def exceptions(directory: str | os.PathLike[str] = "exceptions", lines: int = 20, keep: int = 100,
+               subject: str = "{summary}") -> Callable[[Master], None]:
     """The plugin.
 
     *directory*: a file for each report, taken against the script's directory; made when missing. *lines*: of `m.log` in
-    a report. *keep*: how many reports are kept; the oldest go, and no other files. In the environment, values of
-    variables whose names look like secrets are masked, and so is what follows such a name in another value, and user
-    and password in an address. Provides ``m.exceptions.report(worker, error)``, the text.
-    Emits `exception report(path)`. Raises `ConfigurationError` for wrong options. A directory that cannot be made is an
-    error when the cluster starts.
+    a report. *keep*: how many reports are kept; the oldest go, and no other files. *subject*: the first line of a
+    report, with placeholders as those of `mail()`. In the environment, values of variables whose names look like
+    secrets are masked, and so is what follows such a name in another value, and user and password in an address.
+    Provides ``m.exceptions.report(worker, error)``, the text. Emits `exception report(path)`. Raises
+    `ConfigurationError` for wrong options. A directory that cannot be made is an error when the cluster starts.
     """
     folder = _options.path("exceptions", "directory", directory)
     for name, value, least in (("lines", lines, 0), ("keep", keep, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigurationError(f"exceptions: {name} is a whole number, {least} or more, not {value!r}")
 
+    _subject.check("exceptions", subject)
+
     def plugin(master: Master) -> None:
         path = os.path.normpath(os.path.join(master.base, folder))
         with contextlib.suppress(ConfigurationError):  # who only asks for the status may not write here
             _make(path)
         master.at_start(lambda replacing: _make(path))
-        master.provide("exceptions", Reports(master, path, lines, keep))
+        master.provide("exceptions", Reports(master, path, lines, keep, subject))
 
     return plugin
 
@@ -80,6 +86,33 @@ def _without_secrets(value: str) -> str:
     return _PAIR.sub(rf"\g<1>{MASK}", _IN_URL.sub(MASK, value))
 
 
+def _process(pid: int) -> list[str]:
+    """Of a process, which may have ended: its user and what it has in memory."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            facts = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:  # it has gone, or the system has no such files
+        facts = {}
+    uid = facts.get("Uid", "").split()[1:2]  # the effective one
+    used = facts.get("VmRSS", "").split()[:1]
+    return [f"uid {uid[0] if uid else 'unknown'}, "
+            f"memory {narration.size(int(used[0]) * 1024) if used else 'unknown'}"]
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        return f"none: {error.strerror}"
+
+
+def _load() -> str:
+    try:
+        return " ".join(f"{number:.2f}" for number in os.getloadavg())
+    except OSError:
+        return "unknown"
+
+
 class _Memory(logging.Handler):
     """Keeps the last log lines."""
 
@@ -98,32 +131,42 @@ class _Memory(logging.Handler):
 class Reports:
     """Writes reports."""
 
-    def __init__(self, master: Master, directory: str, lines: int, keep: int) -> None:
+    def __init__(self, master: Master, directory: str, lines: int, keep: int, subject: str) -> None:
         self._master = master
         self._directory = directory
         self._keep = keep
+        self._subject = subject
+        self._host = socket.gethostname()
         self._memory = _Memory(lines)
         self._written: dict[str, float] = {}
         self._count = 0
         master.log.addHandler(self._memory)
         master.on("worker exception", self._exception)
 
-    def report(self, worker: Any, error: dict[str, str]) -> str:
+    def report(self, worker: Any, error: dict[str, Any]) -> str:
         """The report of one exception, as text."""
         flying = [f"{what} for {age:.1f} s" for age, what in worker.in_flight()]
         sections = {
             "Worker": [f"id {worker.id}, pid {worker.pid}, generation {worker.generation}, {worker.state.value}",
+                       *_process(worker.pid),
                        f"up {narration.duration(worker.uptime)}", f"in flight: {'; '.join(flying) or 'nothing noted'}"],
             "Master": [f"pid {os.getpid()}, {self._master.state}, {len(self._master.workers)} workers",
                        f"listening on {', '.join(self._master.addresses)}",
+                       *_process(os.getpid()),
+                       f"command: {narration.printable(_without_secrets(shlex.join(sys.orig_argv)))}",
+                       f"directory: {narration.printable(_directory())}",
+                       f"host {self._host}, load {_load()}",
                        f"cluster {__version__}, Python {platform.python_version()}, {platform.platform()}"],
             "Log": list(self._memory.lines) or ["nothing was logged"],
             "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],
         }
-        parts = [narration.uncaught(worker, error), time.strftime("%Y-%m-%d %H:%M:%S %z")]
+        first = _subject.fill(self._subject, self._host, self._master.options["title"], worker, error, longest=None)
+        parts = [first, time.strftime("%Y-%m-%d %H:%M:%S %z")]
         if error["doing"]:  # what is in flight may be over by now
             parts.append(f"while: {error['doing']}")
         parts += ["", error["text"].rstrip()]
+        if error.get("data"):
+            sections = {"Data": as_lines(error["data"]), **sections}
         for title, content in sections.items():
             parts += ["", title, "-" * len(title), *content]
         return "\n".join(parts) + "\n"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import narration
 from ..errors import ChannelError, ConfigurationError
+from ..output import dropped
 from ..system import close_descriptor
 from . import _lines, _options
 
@@ -51,9 +52,12 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
             if files.log >= 0:
                 return
             files.open()
-            handler = logging.StreamHandler(_lines.text_of(_lines.Lines(files.log)))
+            lines = _lines.Lines(files.log)
+            handler = logging.StreamHandler(_lines.text_of(lines))
             handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter(
                 "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"))
+            lines.output.notice = lambda count, reason: _missing(handler, count, reason)
+            atexit.register(lines.finish)
             early.setTarget(handler)
             early.flush()
             master.log.removeHandler(early)
@@ -76,6 +80,14 @@ def logger(directory: str | os.PathLike[str] = "logs", level: str = "info", form
         master.on("after fork", files.take_output)
 
     return plugin
+
+
+def _missing(handler: logging.Handler, count: int, reason: str) -> bytes:
+    """The line that stands for lines that were dropped."""
+    record = logging.makeLogRecord({
+        "levelno": logging.WARNING, "levelname": "WARNING", "msg": dropped(count, reason),
+    })
+    return f"{handler.format(record)}\n".encode()
 
 
 class _TextFormatter(logging.Formatter):

@@ -12,7 +12,8 @@ import gevent
 
 from .. import narration
 from ..errors import ConfigurationError
-from . import _options
+from ..reported import as_lines
+from . import _options, _subject
 from ._errand import Errand
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ def mail(
     *to*: one address or several. *sender*: default ``cluster@`` this host. *host*, *port*, *user*, *password*: the SMTP
     server. *tls*: STARTTLS first, with a certificate for *host* by an authority that the system trusts; a path instead
     of True: by one in that file, in which a self-signed certificate may stand for itself. *sendmail*: a command to use
-    instead, such as ``/usr/sbin/sendmail``; the addresses follow as arguments. *subject*: default the title and host.
-    *interval*: seconds between two mails; exceptions of the time between are in the next one, and so are those of the
-    time in which the cluster closes. With ``exceptions()`` the reports are its. Raises `ConfigurationError`; a file
+    instead, such as ``/usr/sbin/sendmail``; the addresses follow as arguments. *subject*: default the title and host;
+    the exception in one line follows, unless it has placeholders, as in ``"{type} on {host}: {message}"``: ``host``,
+    ``title``, ``master`` (its pid), ``worker`` (its slot), ``pid``, ``generation``, ``type``, ``message``, ``doing``,
+    ``count``, ``summary`` (that one line), of the first exception of a mail; ``{{`` is a brace. *interval*:
+    seconds between two mails; exceptions of the time between are in the next one, and so are those of the time in which
+    the cluster closes. With ``exceptions()`` the reports are its. Raises `ConfigurationError`; a file
     that cannot be read is an error when the cluster starts.
     """
     receivers = _options.several("mail", "to", to, "addresses")
@@ -52,9 +56,12 @@ def mail(
             raise ConfigurationError(f"mail: {address!r} is no address, as in 'admin@example.com'")
     if not receivers:
         raise ConfigurationError("mail: to whom?")
-    for option, value in (("user", user), ("password", password), ("subject", subject)):
+    for option, value in (("user", user), ("password", password)):
         if value is not None:
             _options.text("mail", option, value)
+    wanted = _subject.check("mail", subject) if subject is not None else "[{title} on {host}]"
+    if subject is None or not _subject.has_placeholders(wanted):
+        wanted += " {summary}"
     pause = _options.seconds("mail", "interval", interval)
     command = _command(sendmail)
     if command and not os.access(_options.path("mail", "sendmail", command[0]), os.X_OK):
@@ -69,8 +76,8 @@ def mail(
         if authorities is not None:
             path = os.path.normpath(os.path.join(master.base, authorities))
             master.at_start(lambda replacing: _check_readable(path))
-        title = subject if subject is not None else f"[{master.options['title']} on {name}]"
-        _Mailer(master, Errand(master, "_send_mail", "mail", {**settings, "authorities": path}), title, pause)
+        errand = Errand(master, "_send_mail", "mail", {**settings, "authorities": path})
+        _Mailer(master, errand, lambda *what: _subject.fill(wanted, name, master.options["title"], *what), pause)
 
     return plugin
 
@@ -94,30 +101,33 @@ def _command(sendmail: Any) -> list[str]:
 class _Mailer:
     """Gathers reports, and sends them at most once in an interval, and when the cluster has closed."""
 
-    def __init__(self, master: Master, errand: Errand, title: str, interval: float) -> None:
+    def __init__(self, master: Master, errand: Errand, subject: Callable[..., str], interval: float) -> None:
         self._master = master
         self._errand = errand
-        self._title = title
+        self._subject = subject
         self._interval = interval
         self._reports: list[str] = []
         self._more = 0
+        #: the subject, which is of the first exception
         self._first = ""
         self._timer: Any = None
         master.on("worker exception", self._exception)
         master.on("closing", self._gather)
         master.on("close", self._close)
 
-    def _exception(self, worker: Any, error: dict[str, str]) -> None:
+    def _exception(self, worker: Any, error: dict[str, Any]) -> None:
         if len(self._reports) >= _MOST:
             self._more += 1
             return
-        line = narration.uncaught(worker, error)
         if self._master.has_attribute("exceptions"):
             text = self._master.exceptions.report(worker, error)
         else:
             doing = f"; while: {error['doing']}" if error["doing"] else ""
+            line = narration.uncaught(worker, error)
             text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s{doing})\n\n{error['text']}"
-        self._first = self._first or line
+            if error.get("data"):
+                text += "\n" + "\n".join(as_lines(error["data"])) + "\n"
+        self._first = self._first or self._subject(worker, error)
         self._reports.append(text)
         if self._timer is None:
             self._send()
@@ -133,7 +143,7 @@ class _Mailer:
         body = ("\n\n" + "-" * 72 + "\n\n").join(self._reports)
         if self._more:
             body += f"\n\n… and {self._more} more\n"
-        self._errand.send({"subject": f"{self._title} {self._first}", "body": body})
+        self._errand.send({"subject": self._first, "body": body})
         self._reports, self._more, self._first = [], 0, ""
 
     def _over(self) -> None:

@@ -62,7 +62,7 @@ class _PidFiles:
         self._retry: Any = None
         self._failing = False
         self._gate = Gate(master, os.path.join(directory, remote.SOCKET),
-                          lambda connection: _answers.converse(master, connection))
+                          lambda connection, client: _answers.converse(master, connection))
         master.at_start(self._check)
         master.provide("pidfiles", directory)
         master.provide("pidof", lambda name: remote.read_pid(os.path.join(directory, f"{name}.pid")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
@@ -18,8 +19,9 @@ from ..errors import ConfigurationError
 from ..remote import MORE, PROGRAM, PROMPT
 from . import _answers, _operations, _options
 from ._functions import define, functions
-from ._gate import Gate, Line, Reader
+from ._gate import FULL, Gate, Line, Reader
 from ._session import Namespace, Session, listen_to_prints, stop_listening
+from ._visits import Visits
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -30,6 +32,9 @@ _SECRET_TIME = 10.0
 _QUICK = 0.1
 #: seconds that clients have to take in what they are told at the end
 _TELL_TIME = 0.5
+#: what comes of a connection that is not refused
+_WELCOME = "connected"
+_BROWSER = "speaks HTTP"
 _HTTP = re.compile(r"[A-Za-z]+ \S+ HTTP/\d|(?:Host|Content-\w+|User-Agent): ", re.IGNORECASE)
 
 
@@ -103,6 +108,10 @@ def _make_directory_of(path: str) -> None:
         os.makedirs(directory, exist_ok=True)
 
 
+class _Refused(Exception):
+    """A client that is sent away; the text says why."""
+
+
 class _Server:
     """Listens while this master is the one, and holds the sessions."""
 
@@ -112,7 +121,10 @@ class _Server:
         self._secret = secret
         self._secret_file = secret_file
         self._path = address if isinstance(address, str) else None
-        self._gate = Gate(master, address, self._converse, strangers=secret is not None or secret_file is not None)
+        self._visits = Visits(self._visited)
+        self._gate = Gate(master, address, self._converse, strangers=secret is not None or secret_file is not None,
+                          refused=self._visits.came)
+        self._ended = False
         self._endings: dict[Any, Callable[..., None]] = {}
         master.at_start(self._check)
         master.on("listening", lambda: None if master.predecessor else self._open())
@@ -146,6 +158,18 @@ class _Server:
         self._master.log.info("repl listening on %s", self._gate.address)
         self._master.emit("repl", self._gate.address)
 
+    def _visited(self, client: str, outcome: str, count: int) -> None:
+        """Somebody came, or so many have whom nobody was told of; then *client* is the last of them."""
+        more = f"; {count} in all since the last such line" if count > 1 else ""
+        if outcome is _WELCOME:
+            self._master.log.info("repl: connection from %s%s", client, more)
+            event: tuple[Any, ...] = ("repl connection", client, count)
+        else:
+            self._master.log.warning("repl: refused %s: %s%s", client, outcome, more)
+            event = ("repl refused", client, outcome, count)
+        if not self._ended:  # nothing comes after `close`
+            self._master.emit(*event)
+
     def _closing(self) -> None:
         """A drain may take long, and is worth watching; but where a new master takes over, it is to be asked."""
         if self._master.successor is None:
@@ -157,11 +181,13 @@ class _Server:
 
     def _close(self) -> None:
         self._tell_all("the master has ended; good-bye")
+        self._ended = True
         self._end()
 
     def _end(self) -> None:
         self._gate.close()
         self._gate.hang_up()
+        self._visits.end()
 
     def _tell_all(self, text: str, **more: Any) -> None:
         def say(tell: Callable[..., None]) -> None:
@@ -175,15 +201,27 @@ class _Server:
         gevent.joinall(told, timeout=_TELL_TIME)
         gevent.killall(told, block=False)
 
-    def _converse(self, connection: Any) -> None:
+    def _converse(self, connection: Any, client: str) -> None:
+        try:
+            self._receive(connection, client)
+        except _Refused as refusal:
+            self._visits.came(client, str(refusal))
+
+    def _receive(self, connection: Any, client: str) -> None:
+        """Until the client hangs up. Raises `_Refused`."""
         reader = Reader(connection)
-        if self._secret is not None and not (self._knows_secret(connection, reader) and self._gate.admit()):
-            return
+        if self._secret is not None:
+            self._ask_for_secret(reader)
+            if not self._gate.admit():
+                raise _Refused(FULL)
         # a program or a browser begins at once, a person waits for the prompt
         quick = reader.pending or bool(gevent.select.select([connection], [], [], _QUICK)[0])
         first = reader.line() if quick else None
-        if (quick and first is None) or (first is not None and _HTTP.match(first)):
+        if quick and first is None:
             return
+        if first is not None and _HTTP.match(first):
+            raise _Refused(_BROWSER)
+        self._visits.came(client, _WELCOME)
         listen_to_prints()
         here = gevent.getcurrent()
         try:
@@ -195,12 +233,17 @@ class _Server:
             if not self._endings:
                 stop_listening()
 
-    def _knows_secret(self, connection: Any, reader: Reader) -> bool:
+    def _ask_for_secret(self, reader: Reader) -> None:
+        """Raises `_Refused` for who does not know it."""
         line = None
-        with gevent.Timeout(_SECRET_TIME, False):
+        with contextlib.suppress(OSError, Line), gevent.Timeout(_SECRET_TIME, False):
             line = reader.line()
-        return line is not None and not _HTTP.match(line) and hmac.compare_digest(
-            line.strip().encode(), str(self._secret).encode())
+        if line is None:
+            raise _Refused("sent no secret")
+        if _HTTP.match(line):
+            raise _Refused(_BROWSER)
+        if not hmac.compare_digest(line.strip().encode(), str(self._secret).encode()):
+            raise _Refused("wrong secret")
 
 
 class _Conversation:
@@ -240,7 +283,7 @@ class _Conversation:
             self._send_text(f"\n{text}\n")
 
     def run(self, first: str | None) -> None:
-        """Until the client hangs up."""
+        """Until the client hangs up. Raises `_Refused`."""
         if self._is_program(first):
             self._with_program()
             return
@@ -252,7 +295,7 @@ class _Conversation:
                 self._with_program()
                 return
             if line is not None and _HTTP.match(line):
-                return
+                raise _Refused(_BROWSER)
         while line is not None:
             more = self._session.push(line)
             if self._session.left:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..kinds import Kind, Tcp, check_wsgi, classify
+from ..kinds import Kind, Tcp, classify
 from ..listeners import Listener
 from .context import Adapter, Context
 
@@ -67,6 +67,5 @@ def adapt(server: Any, context: Context) -> Adapter:
     if kind is Kind.WSGI:
         from .http import HTTPAdapter
 
-        check_wsgi(server)
         return HTTPAdapter(context, server)
     raise ConfigurationError(f"cannot serve {server!r} on a socket")

@@ -7,19 +7,18 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import gevent
 import gevent.event
 
-from .. import certificates, importer, servers
+from .. import certificates, importer, output, servers
 from ..channel import Channel, Message
-from ..errors import ChannelError, ConfigurationError
+from ..errors import ChannelError
 from ..events import CATALOGUE, Emitter
 from ..importer import Target
-from ..kinds import Job, Kind, classify
+from ..kinds import Job, Kind, check
 from ..listeners import Listener
 from ..scoreboard import Scoreboard
 from ..signals import IGNORED_BY_WORKERS
@@ -34,7 +33,7 @@ from ..system import (
     undo_in_child,
 )
 from ..vhosts import VirtualHosts
-from .failures import Failures, exit_code
+from .failures import Failures, exit_code, is_lasting
 from .forked import when_forked
 from .identity import Identity, drop_privileges
 from .log import logger_of
@@ -104,6 +103,7 @@ class Worker:
         self._stop = gevent.event.Event()
         self._grace: float = orders.options["drain grace"]
         self._in_job = False
+        self._loading = False
         self._exit_code = 0
         self._said_ready = False
         self._termination = Termination(self._system, self._catch)
@@ -135,6 +135,24 @@ class Worker:
             take(type, data)
         else:
             self.log.info("%s: %r", type, data)
+
+    def report(self, error: BaseException, data: Mapping[str, Any] | None = None) -> bool:
+        """Tell the master of an exception that the application has dealt with: event `worker exception`, with
+        ``handled`` true, so that ``mail()``, ``exceptions()`` and ``logger()`` have it.
+
+        *data*: a table for who reads it, at most 100 rows; of values that are no texts the repr, each at most 1000
+        characters. Never waits for the master; False when he has gone or has not read for long, and it is lost.
+        Raises TypeError when *error* is no exception or *data* no mapping.
+        """
+        if not isinstance(error, BaseException):
+            raise TypeError(f"report() takes an exception, not {error!r}")
+        if data is not None and not isinstance(data, Mapping):
+            raise TypeError(f"report() takes a mapping as data, not {data!r}")
+        try:
+            self._channel.offer(self._failures.handled(error, data or {}))
+        except ChannelError:
+            return False
+        return True
 
     def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
         """Run in the master the function exposed as *name*, or a command that workers may use; returns its result.
@@ -172,6 +190,8 @@ class Worker:
             if event.where != "worker":
                 self._emitter.remove(event.name)  # the master's handlers are not for us
         os.environ["CLUSTER_WORKER"] = str(self.id)
+        output.STDOUT.attach()  # before privileges are dropped: both may belong to somebody else
+        output.STDERR.attach()
         self._failures.watch()
         self._install_signals()
         when_forked(self._caught, self._let_go)
@@ -238,12 +258,12 @@ class Worker:
     def serve(self, server: Any) -> NoReturn:
         """Load *server* (an object, or the `Target` that a string names), serve until asked to end, and leave."""
         with self.fatal():
+            self._loading = True
             if isinstance(server, Target):
                 server = importer.load(server, self._orders.base)
             if isinstance(server, VirtualHosts):
                 server = server.load(self._orders.base)
-            kind = classify(server)
-            is_job = kind is Kind.JOB or (kind is Kind.WSGI and not self.listeners)
+            is_job = check(server, bool(self.listeners)) is Kind.JOB
             if not is_job:
                 self._serve_connections(server)
         if is_job:
@@ -252,10 +272,8 @@ class Worker:
         self._leave(self._exit_code)
 
     def _serve_connections(self, server: Any) -> None:
-        if not self.listeners:
-            raise ConfigurationError(f"{server!r} needs an address to listen on")
         context = servers.Context(
-            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
+            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self._failed,
             self.options, self._orders.base, self.observers,
         )
         adapter = self._adapter = servers.adapt(server, context)
@@ -272,6 +290,7 @@ class Worker:
             gevent.sleep(WAITING)
 
     def _serving(self) -> None:
+        self._loading = False
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
@@ -306,6 +325,7 @@ class Worker:
         self._emitter.dispatch("close")
         self._failures.finish()
         flush_streams()
+        output.give_back(output.PATIENCE)
         self._channel.flush(FLUSH)
         if self._exit_code:  # something else had failed, whatever the script made of its end
             self._system.exit(self._exit_code)
@@ -371,10 +391,10 @@ class Worker:
             self._failures.report(request)  # whoever leaves at import serves nothing, and it were forked for ever
             self._leave(1)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
-            self._failures.report(error)
+            self._failures.report(error, hopeless=self._loading and is_lasting(error))
             self._leave(1)
 
-    def report(self, error: BaseException, doing: str) -> None:
+    def _failed(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
         if self._forked and isinstance(error, SystemExit):
             self._leave(exit_code(error))
@@ -383,7 +403,7 @@ class Worker:
             self._leave(1)
 
     def _handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
-        self.report(error, f"a handler of event {name!r}")
+        self._failed(error, f"a handler of event {name!r}")
 
     def _end_failed(self, code: int) -> None:
         """Something outside a request failed: finish what is in flight, then exit with *code*."""
@@ -403,7 +423,7 @@ class Worker:
             self._channel.send(message)
         except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
             if message["t"] == "exception" and message["fatal"]:
-                sys.stderr.write(message["text"])  # he would have
+                output.say(message["text"])  # he would have
 
     def _heard(self, message: Message) -> None:
         if message["t"] == "event" and isinstance(message.get("name"), str):

@@ -11,6 +11,7 @@ from typing import Any
 
 import gevent
 
+from .. import output
 from ..system import System, flush_streams
 
 #: seconds for each exit hook; one that waits for something (multiprocessing's does, for children that live) must not
@@ -22,11 +23,13 @@ SPANS = 10
 
 def run_exit_hooks() -> None:
     """Run them, and write what is buffered."""
+    output.take_over("stderr")  # whatever a hook's failure has to say, the end does not wait for who reads it
     try:
         atexit._run_exitfuncs()
     except BaseException:  # noqa: BLE001 - exit all the same
         traceback.print_exc()
     flush_streams()
+    output.give_back(output.PATIENCE)
 
 
 class Termination:

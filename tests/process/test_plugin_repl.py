@@ -235,7 +235,7 @@ def test_t1_another_user_is_refused(shop: Workshop, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if str(folder).startswith("/tmp/"):
             folder.chmod(folder.stat().st_mode | 0o011)
-    server = serve(shop)
+    server = visited(shop, "'repl.sock'")
     path = shop.directory / "repl.sock"
     program = (f"import os, socket; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); "
                "s.sendall(b'1+1\\n'); print(repr(s.recv(100)))")
@@ -243,6 +243,7 @@ def test_t1_another_user_is_refused(shop: Workshop, tmp_path: Path) -> None:
         path.chmod(mode)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
         assert re.search(expected, done.stdout + done.stderr), done
+    server.wait_for(r"^REFUSED pid \d+, uid 65534 another user 1$")
     end(server)
 
 
@@ -504,6 +505,80 @@ def test_t1_strangers_do_not_keep_the_operator_out(shop: Workshop) -> None:
         one.close()
     known.close()
     end(server)
+
+
+VISITED = """
+import logging, sys
+m = cluster("app:app").set(workers=1).use(package.repl({address}))
+m.log.addHandler(logging.StreamHandler(sys.stdout))
+m.log.setLevel("INFO")
+m.on("repl", lambda address: say("REPL", address))
+m.on("repl connection", lambda client, count: say("CAME", client, count))
+m.on("repl refused", lambda client, reason, count: say("REFUSED", client, reason, count))
+trace(m).listen(0, "127.0.0.1")
+"""
+
+
+def visited(shop: Workshop, address: str) -> Script:
+    """A cluster that says who comes to its REPL."""
+    server = shop.script(VISITED.format(address=address)).ready()
+    server.wait_for("^REPL ")
+    return server
+
+
+def test_t1_connections_are_told(shop: Workshop) -> None:
+    """T1: to the unix socket, with who it is; a page in a browser is refused."""
+    server = visited(shop, "'repl.sock'")
+    talk = Talk(str(shop.directory / "repl.sock"))
+    who = f"pid {os.getpid()}, uid {os.geteuid()}"
+    server.wait_for(f"^CAME {who} 1$")
+    server.wait_for(f"^repl: connection from {who}$")
+    talk.close()
+    browser = Talk(str(shop.directory / "repl.sock"), prompt=False)
+    browser.connection.sendall(b"GET / HTTP/1.1\r\n")
+    server.wait_for(f"^REFUSED {who} speaks HTTP 1$")
+    browser.close()
+    crowd = [Talk(str(shop.directory / "repl.sock")) for _ in range(32)]
+    connect(str(shop.directory / "repl.sock")).close()
+    server.wait_for(f"^REFUSED {who} 32 clients are connected 1$")
+    for one in crowd:
+        one.close()
+    end(server)
+
+
+def test_t1_who_does_not_know_the_secret_is_told_and_a_flood_fills_no_log(shop: Workshop) -> None:
+    """T1: each refused client of a port with why, as event and line; of many the number, at the latest at the end."""
+    server = visited(shop, "0, secret='correct horse'")
+    port = int(server.wait_for(r"^REPL 127.0.0.1:(\d+)")[1])
+
+    def refused(line: bytes) -> str:
+        with connect(("127.0.0.1", port)) as client:
+            me = "127.0.0.1:" + str(client.getsockname()[1])
+            client.sendall(line)
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(100) == b""
+        return me
+
+    for line, reason in ((b"", "sent no secret"), (b"GET / HTTP/1.1\r\n", "speaks HTTP"), (b"horse\n", "wrong secret")):
+        me = refused(line)
+        server.wait_for(f"^REFUSED {me} {reason} 1$")
+        server.wait_for(f"^repl: refused {me}: {reason}$")
+    waiting = [connect(("127.0.0.1", port)) for _ in range(33)]
+    me = "127.0.0.1:" + str(waiting[0].getsockname()[1])
+    server.wait_for(f"^REFUSED {me} has not sent the secret, and others wait 1$")
+    for one in waiting:
+        one.close()
+    for _ in range(200):
+        refused(b"battery\n")
+    with remote.Remote.at(f"127.0.0.1:{port}", "correct horse") as program:
+        assert program.command("status")["pid"] == server.pid
+    server.wait_for(r"^CAME 127.0.0.1:\d+ 1$")
+    end(server)
+    lines = [line for line in server.lines if line.startswith("repl: refused") and "wrong secret" in line]
+    assert 2 <= len(lines) <= 30
+    counts = [int(found[1]) if (found := re.search(r"; (\d+) in all", line)) else 1 for line in lines]
+    assert sum(counts) == 201
+    assert len([line for line in server.lines if line.startswith("REFUSED")]) <= 30
 
 
 def test_t1_each_expression_is_shown(shop: Workshop) -> None:

@@ -15,10 +15,10 @@ PACKAGE = ROOT / "cluster"
 #: from the bottom up: a module may import from its own layer and from those before it
 LAYERS: dict[str, set[str]] = {
     "pure": {"errors", "states", "events", "settings", "importer", "kinds", "respawn", "rollout", "commands",
-             "narration", "vhosts", "counters"},
-    "operating system": {"system", "signals", "addresses", "listeners", "channel", "scoreboard", "host", "notify",
-                         "certificates"},
-    "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
+             "narration", "reported", "vhosts", "counters"},
+    "operating system": {"system", "output", "signals", "addresses", "listeners", "channel", "scoreboard", "host",
+                         "notify", "certificates"},
+    "plumbing": {"inbox", "announcer", "results", "complaints", "extending", "uncaught"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
                "workers.script", "workers.log", "workers.termination", "workers.runtime", "servers", "servers.context",
                "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
@@ -31,15 +31,15 @@ LAYERS: dict[str, set[str]] = {
 #: packages that are one thing to the rest, with what of ours they may import
 CLOSED = {
     "servers": {"errors", "kinds", "listeners", "scoreboard", "counters", "http"},
-    "http": {"errors", "counters"},
+    "http": {"errors", "counters", "output"},
     # helpers that plugins share begin with an underscore; the others do not know each other
     "plugins": {"", "errors", "commands", "results", "signals", "host", "system", "narration", "remote", "operating",
-                "channel", "counters"},
+                "channel", "counters", "output", "reported"},
 }
 
 #: what a pure module may import from the standard library: nothing that reads, writes or waits
-PURE_IMPORTS = {"__future__", "ast", "collections", "dataclasses", "difflib", "enum", "math", "re", "sys", "types",
-                "typing", "warnings"}
+PURE_IMPORTS = {"__future__", "ast", "collections", "dataclasses", "difflib", "enum", "functools", "math", "re", "sys",
+                "types", "typing", "warnings"}
 #: `settings` needs os.fspath; `importer` looks for modules and loads them: that is its role, and all it touches
 PURE_EXTRA = {"settings": {"os"}, "importer": {"os", "importlib", "contextlib"}}
 #: functions of `os` that a pure module may name
@@ -58,11 +58,10 @@ NEVER = {
     "time.time": "the monotonic clock",
     "os.close": "system.close_descriptor: the patched os.close is deferred by the hub",
     "os.system": "System.execute",
-    "print": "an event, or Complaints",
+    "print": "an event, Complaints, or output.say",
 }
-#: `http` can run alone, so it says by itself what it has to say; a Date field and a log line hold the time of day
-PERMITTED = {"http.engine": {"print"}, "http.access_log": {"print", "time.time"}, "http.response": {"time.time"},
-             "http.refusals": {"print"}, "http.room": {"print"}}
+#: a Date field and a log line hold the time of day
+PERMITTED = {"http.access_log": {"time.time"}, "http.response": {"time.time"}}
 #: modules that would start a thread, or a second event loop, in the master
 FORBIDDEN_IMPORTS = {"subprocess", "multiprocessing", "asyncio", "concurrent", "watchdog", "watchfiles"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+from typing import Any
 
 import gevent
 import pytest
@@ -105,6 +106,94 @@ def test_kinds() -> None:
     kinds.check_wsgi(print)
     with pytest.raises(ConfigurationError, match="as a job"):
         kinds.check_wsgi(lambda worker: None)
+
+
+class Answers:
+    """Callable and of many shapes."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+
+    def __call__(self, environ: object, start: object, more: object = None) -> list[bytes]:
+        return []
+
+    def one(self, worker: object) -> None:
+        pass
+
+    def serve(self, *, debug: bool) -> None:
+        pass
+
+    @staticmethod
+    def static(environ: object, start: object) -> list[bytes]:
+        return []
+
+
+class Short:
+    def __call__(self, environ: object) -> list[bytes]:
+        return []
+
+
+class Rows:
+    """An application that is a class: what it makes is the answer."""
+
+    def __init__(self, environ: object, start: object) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class Settled(Answers):
+    def __init__(self, name: str, debug: bool = False) -> None:
+        super().__init__()
+
+
+def two(environ: object, start: object) -> list[bytes]:
+    return []
+
+
+@pytest.mark.parametrize("server", [
+    Answers(), Answers().__call__, Answers.static, Rows, two, functools.partial(two), functools.lru_cache(two),
+    functools.partial(two, start=print), print, dict, lambda *words: [],
+])
+def test_what_may_be_a_wsgi_application(server: Any) -> None:
+    """Row W8: what takes two arguments, or does not tell what it takes, is served."""
+    assert kinds.check(server, True) is kinds.Kind.WSGI
+
+
+@pytest.mark.parametrize("server, words", [
+    (lambda: two, "a factory is called in the string"),
+    (lambda a, b, c: [], "does not take \\(environ, start_response\\)$"),
+    (lambda a, b, *, c: [], "does not take"),
+    (Short(), "Short object .* does not take"),
+    (Short, "Short\\(\\) .* a factory is called in the string, as in 'module:Short\\(\\)'"),
+    (Settled, "Settled\\(\\) is not a WSGI application: what it makes is no answer to a request; a factory"),
+    (Answers().one, "to run it as a job use cluster.job\\(one\\), or --job"),
+    (Answers().serve, "does not take"),
+    (functools.partial(two, {}), "does not take"),
+    (functools.partial(two, {}, print, 3), "does not take"),
+    (None, "cannot serve None"),
+    ("app:app", "cannot serve 'app:app'"),
+])
+def test_what_cannot_be_a_wsgi_application(server: Any, words: str) -> None:
+    """Row W8: functions, methods, instances and classes that would fail at each request are refused before."""
+    with pytest.raises(ConfigurationError, match=words):
+        kinds.check(server, True)
+
+
+def test_what_can_be_a_job() -> None:
+    """Row W8: a job takes a worker, a handler of connections a socket and an address."""
+    assert kinds.check(Answers().one, False) is kinds.check(kinds.job(print), True) is kinds.Kind.JOB
+    with pytest.raises(ConfigurationError, match=r"takes a function of \(worker\)"):
+        kinds.check(lambda: None, False)
+    with pytest.raises(ConfigurationError, match="takes a function"):
+        kinds.job(two)
+    with pytest.raises(ConfigurationError, match=r"takes a function of \(socket, address\)"):
+        kinds.tcp(lambda connection: None)
+    with pytest.raises(ConfigurationError, match="needs an address"):
+        kinds.check(kinds.tcp(two), False)
+    with pytest.raises(ConfigurationError, match="needs an address"):
+        kinds.check(two, False)
 
 
 def test_emitter_order_and_failures() -> None:
