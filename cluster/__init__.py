@@ -68,12 +68,18 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _LAZY:
+        if name in ("tcp", "job", "vhost"):  # they may be called before there is a master
+            from .uncaught import tell_in_one_line
+
+            tell_in_one_line()
         return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     from .plugins import find, own_modules
 
     if name.startswith("_") or name in own_modules():  # `from . import host` asks here before it imports
         raise AttributeError(f"module 'cluster' has no attribute {name!r}")
+    from .uncaught import tell_in_one_line
 
+    tell_in_one_line()  # a plugin may be made before there is a master
     return find(name)
 
 

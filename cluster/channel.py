@@ -154,9 +154,17 @@ class Channel:
 
     def tell(self, name: str, args: tuple[Any, ...]) -> None:
         """The same without an answer. Raises `ChannelError`, also when the peer has not read for long."""
+        self._check_backlog()
+        self.call(name, args)
+
+    def offer(self, message: Message) -> None:
+        """`send` what may be lost. Raises `ChannelError`, also when the peer has not read for long."""
+        self._check_backlog()
+        self.send(message)
+
+    def _check_backlog(self) -> None:
         if len(self._out) > TELL_LIMIT:
             raise ChannelError("the other side does not read")
-        self.call(name, args)
 
     def reply(self, number: int, value: Any = None, error: str | None = None) -> None:
         """Answer a call. A value that is not JSON is answered as an error; a peer that has gone is ignored."""

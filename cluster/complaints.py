@@ -56,6 +56,11 @@ class Complaints:
         if self._last:
             self._write(f"the last of them ({self._told.times(self._last)} alike):\n{self._last}")
 
+    def cannot_start(self, waits: str | None) -> None:
+        """Why was said as a traceback. *waits*: for what, instead of ending the cluster."""
+        then = f"waiting until {waits}" if waits else "giving up"
+        self.ending(f"no worker can start before that is mended; {then}")
+
     def handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
         """A handler of an event raised."""
         where = getattr(handler, "__module__", "?")

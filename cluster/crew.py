@@ -15,7 +15,8 @@ from .complaints import Complaints
 from .errors import ChannelError
 from .events import Emitter
 from .inbox import Inbox
-from .narration import Told, harmless, worth_telling
+from .narration import Told, worth_telling
+from .reported import believed
 from .respawn import Respawn
 from .scoreboard import NoRowLeft, Scoreboard, rows_for
 from .signals import AT_ONCE
@@ -87,6 +88,10 @@ class Crew:
         self.maintaining = False
         #: asked before it gives up: a master whose predecessor served and is gone has nobody to leave that to
         self.may_give_up: Callable[[], bool] = lambda: True
+        #: no worker was ever ready, and none can be before something is mended: nothing is forked but by a reload
+        self.hopeless = False
+        #: called when that turns out
+        self.on_hopeless: Callable[[], None] = lambda: None
         #: called in each forked child, to let go of what else is the master's
         self.on_fork: Callable[[], None] = lambda: None
         self._system = system
@@ -145,7 +150,7 @@ class Crew:
             self.put_off("filling empty slots is put off", error)
 
     def _fill(self) -> None:
-        if not self.maintaining or self._system.now() < self._refused_until:
+        if not self.maintaining or self.hopeless or self._system.now() < self._refused_until:
             return  # the timer calls us again
         taken = {(worker.group, worker.id) for worker in self.current()}
         now = self._system.now()
@@ -443,21 +448,28 @@ class Crew:
                 worker.waits += 1
                 self._announcer.say("worker waiting", worker, connections)
         elif kind == "exception":
-            given = {key: message.get(key) for key in ("type", "message", "text", "doing")}
-            error: dict[str, Any] = {
-                key: harmless(value) if isinstance(value, str) else "" for key, value in given.items()
-            }
-            error["fatal"] = bool(message.get("fatal"))
-            error["count"] = message["count"] if isinstance(message.get("count"), int) else 1
+            hopeless = message.get("hopeless") is True and worker.generation == self.generation
+            if hopeless and self.hopeless:
+                return  # the others of this start have no other news
+            error = believed(message)
             if error["fatal"]:
                 self._complaints.traceback(error["text"])
             self._announcer.say("worker exception", worker, error)
+            if hopeless:
+                self._despair()
         else:
             self._on_message(worker, message)
+
+    def _despair(self) -> None:
+        """A worker says that none can start. It is believed as long as nobody else has proved the contrary."""
+        if self.maintaining and self._respawn.gives_up and self.may_give_up():
+            self.hopeless = True
+            self.on_hopeless()
 
     def _became_ready(self, worker: WorkerHandle) -> None:
         if worker.boot_time is not None:
             return
+        self.hopeless = False
         worker.boot_time = self._system.now() - worker.started
         self._respawn.ready()
         if worker.state is WorkerState.CONNECTED:

@@ -32,7 +32,8 @@ CATALOGUE: dict[str, Event] = {
         Event("worker exception", ("worker", "error"), "master",
               "Something raised in a worker; `error` has `type`, `message`, `text` (the traceback), `doing`, as in "
               "`GET /boom` (empty when nobody knows), `fatal` (the worker ends because of it) and `count`, more than 1 "
-              "where failures in the background are only counted."),
+              "where failures in the background are only counted. What the application passed to `worker.report(error, "
+              "data)` has `handled` true and `data`, a mapping of texts."),
         Event("worker waiting", ("worker", "connections"), "master",
               "A draining worker still has open connections; every 2 s."),
         Event("worker timeout", ("worker", "seconds"), "master", "A worker ran out of time and is killed now."),

@@ -29,6 +29,7 @@ class Extensible:
         self.log.addHandler(logging.NullHandler())
         self._provided: dict[str, Any] = {}
         self._start_checks: list[Callable[[bool], Any]] = []
+        self._mended_by: str | None = None
 
     def provide(self, name: str, value: Any) -> Any:
         """Make *value* an attribute *name* of the master, for users and other plugins; returns the master.
@@ -88,6 +89,15 @@ class Extensible:
         ``cli()`` does.
         """
         self._start_checks.append(check)
+        return self
+
+    def mended_by(self, what: str) -> Any:
+        """Have a cluster whose application cannot be loaded wait until *what*, instead of ending; returns the master.
+
+        For a plugin that reloads then; *what* is for people, such as ``a file changes``. No worker is forked until
+        somebody reloads. A new master that is to take the place of an old one ends all the same.
+        """
+        self._mended_by = what
         return self
 
     def dispatch(self, name: str, *args: Any) -> None:

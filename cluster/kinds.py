@@ -99,7 +99,7 @@ def check(server: Any, listening: bool) -> Kind:
     kind = classify(server)
     if kind in (Kind.ABSTRACT, Kind.NAMED):
         raise ConfigurationError(f"cannot serve {server!r}; a server is {WHAT}")
-    if kind is Kind.WSGI and not listening:
+    if kind is Kind.WSGI and not listening and (_takes(server, 1) or not _takes(server, 2)):
         job(server)
         return Kind.JOB
     if not listening and kind is not Kind.JOB:

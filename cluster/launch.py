@@ -99,6 +99,7 @@ def _run(master: Master, callback: Callable[[], Any] | None) -> Master:
         base=master.base,
         usable_tls=servers.check_tls,
         same_code=_same_code(master, server),
+        mended_by=master._mended_by,
     )
     orders = runtime.Orders(
         emitter=master._emitter,

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import host, importer, kinds, signals
+from . import host, importer, kinds, signals, uncaught
 from .addresses import check_options as check_listener_options
 from .addresses import parse as parse_address
 from .commands import Commands
@@ -41,6 +41,7 @@ class Master(Operations, Extensible):
 
     def __init__(self, server: Any = None, base: str | None = None) -> None:
         super().__init__()
+        uncaught.tell_in_one_line()
         kinds.classify(server)
         if base is not None and (reason := unusable(base)):
             raise ConfigurationError(f"base cannot be {base!r}: {reason}")

@@ -111,7 +111,8 @@ def cyclic(seconds: float) -> str:
 def uncaught(worker: Any, error: dict[str, Any]) -> str:
     """An exception in a worker, in one line."""
     again = f" ({error['count']} times)" if error["count"] > 1 else ""
-    return f"worker {worker.id} uncaught exception {error['type']}: {error['message']}{again}"
+    what = "reported" if error.get("handled") else "uncaught exception"
+    return f"worker {worker.id} {what} {error['type']}: {error['message']}{again}"
 
 
 def printable(text: str) -> str:

@@ -32,3 +32,5 @@ class Plan(NamedTuple):
     usable_tls: Callable[[Any], None]
     #: why reload() cannot bring new code, or None when it can
     same_code: str | None
+    #: what brings other code by a reload, in words (``a file changes``), where a start that cannot succeed waits for it
+    mended_by: str | None

@@ -33,6 +33,11 @@ class Respawn:
         self.deaths = 0
         self.ever_ready = True
 
+    @property
+    def gives_up(self) -> bool:
+        """Whether a start that fails ends the cluster."""
+        return bool(self.abort_deaths) and not self.ever_ready
+
     def failures(self, slot: object) -> int:
         """How many workers of *slot* in a row died too early to be taken for stable."""
         return self._early.get(slot, 0)
@@ -49,7 +54,7 @@ class Respawn:
             return max(0.0, PACE - age)
         if not self.ever_ready:
             self.deaths += 1
-            if self.abort_deaths and self.deaths >= self.abort_deaths:
+            if self.gives_up and self.deaths >= self.abort_deaths:
                 return None
         # one that takes long to fail at its start, again and again, must not take the CPU from those that serve
         broken = self.ever_ready and not was_ready

@@ -188,7 +188,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("group", None, "name or id", _identity, "Workers run as this group. Default: the user's."),
         Setting("umask", None, "octal", _umask, "File mode creation mask of the workers."),
         Setting("abort deaths", 20, "workers", _count(0),
-                "Give up (exit code 3) after this many worker deaths before any worker was ready. 0: never."),
+                "Give up (exit code 3) after this many worker deaths before any worker was ready, and at once where "
+                "trying again cannot help. 0: never."),
         Setting("background failures", "report", "", _choice("report", "exit"),
                 "What a thread or greenlet that fails outside a request does to its worker: `report`: it is told, and "
                 "the worker lives on; `exit`: it ends with code 1, after what it has in flight."),

@@ -61,6 +61,7 @@ class Supervisor:
         )
         self.crew.on_fork = self._let_go
         self.crew.may_give_up = lambda: plan.predecessor is None or not self._incoming.in_power
+        self.crew.on_hopeless = self._cannot_start
         self._main = gevent.getcurrent()
         self._holding = False  # the loop cannot go on before the handlers that run now are done
         self._watchers: Watchers | None = None
@@ -267,6 +268,16 @@ class Supervisor:
         self.exit_code = EXIT_NO_WORKERS
         self.destroy(Result("destroy"))
 
+    def _cannot_start(self) -> None:
+        """No worker was ever ready, and none can be: end; or wait for a reload, unless an old master serves."""
+        waits = self._plan.mended_by if self._plan.predecessor is None else None
+        self._complaints.cannot_start(waits)
+        if waits is None:
+            self.exit_code = EXIT_NO_WORKERS
+            self.destroy(Result("destroy"))
+        else:
+            self._retire_all(signal.SIGTERM)
+
     def _ending(self, result: Result) -> bool:
         if self.state is MasterState.HANDED_OVER:
             result.fail("a new master has taken over")
@@ -374,6 +385,7 @@ class Supervisor:
             self._complaints.say(f"{failure}; it stays closed until the next restart")
         self.crew.scoreboard.emptying = 0
         self.announcer.say("resumed")
+        self.crew.hopeless = False
         self.crew.maintaining = True
         self.crew.maintain()
         self._announce_service()

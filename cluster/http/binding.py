@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from .proxies import Networks
 
+#: the option that bounds what the kernel keeps of a response that it has not sent yet (not all versions name it)
+_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
+#: and how many bytes that is. What is on its way comes on top, so a fast client does not wait for us.
+_UNSENT = 32768
+
 
 class Binding:
     """Made by `HTTPServer.add_listener`; given back to `HTTPServer.accepted` with each connection."""
@@ -39,6 +44,9 @@ class Binding:
             host, port = listener.getsockname()[:2]
             # accepted sockets inherit it; otherwise a head sent before its body can wait 40 ms for the client's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # so is this: the kernel would take megabytes for each client that does not read
+            if _NOTSENT_LOWAT is not None:
+                listener.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT)
         else:
             host, port = "localhost", 443 if tls else 80
         #: what all environs of this listener have in common

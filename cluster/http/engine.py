@@ -19,6 +19,7 @@ from .pool import Pool
 from .refusals import Refusals
 from .request import Environ, HeadParser
 from .response import Clock
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .access_log import AccessLog
@@ -80,6 +81,7 @@ class Engine:
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
         self.pool = Pool(self.hub)
+        self.turns = Turns(self.hub)
         self.refusals = Refusals(self.loop)
         self.parser = HeadParser(limits)
         self.clock = Clock()

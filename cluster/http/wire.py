@@ -203,20 +203,19 @@ class Wire:
         now = monotonic()
         if exchange is None or now - exchange.started < _TURN or now - self._resumed < _TURN:
             return
-        # A timer, as gevent may run callbacks for 5 ms before it looks at a socket; this looks at all of them at once.
-        with self.engine.loop.timer(0) as timer:
-            self.engine.hub.wait(timer)
+        self.engine.turns.wait()
         self._resumed = monotonic()
 
     def _wait_writable(self) -> None:
         if self.state == CLOSED:
             raise ClientGone("the connection is closed")
         watcher = self.engine.loop.io(self.sock.fileno(), _WRITE)
-        self._waiting_write = waiter = Waiter(self.engine.hub)
+        waiter: Waiter[None] = Waiter(self.engine.hub)
+        self._waiting_write = waiter
         self._write_until = monotonic() + self.engine.limits.timeouts.write
         self._set_deadline()
         try:
-            watcher.start(waiter.switch, None)
+            watcher.start(self._on_writable, watcher, waiter)
             waiter.get()
         finally:
             self._waiting_write = None
@@ -225,6 +224,12 @@ class Wire:
             self._resumed = monotonic()
             watcher.stop()
             watcher.close()
+
+    def _on_writable(self, watcher: Any, waiter: Waiter[None]) -> None:
+        watcher.stop()
+        self._write_until = UNLIMITED  # what it waits for now is our affair
+        self._set_deadline()
+        self.engine.turns.queue(waiter)
 
     def is_gone(self) -> bool:
         """Whether nothing can reach the client any more."""

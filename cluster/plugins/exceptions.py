@@ -8,13 +8,16 @@ import logging
 import os
 import platform
 import re
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, narration
 from ..errors import ConfigurationError
+from ..reported import LINES, as_lines
 from . import _options, _subject
 
 if TYPE_CHECKING:
@@ -83,6 +86,33 @@ def _without_secrets(value: str) -> str:
     return _PAIR.sub(rf"\g<1>{MASK}", _IN_URL.sub(MASK, value))
 
 
+def _process(pid: int) -> list[str]:
+    """Of a process, which may have ended: its user and what it has in memory."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            facts = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:  # it has gone, or the system has no such files
+        facts = {}
+    uid = facts.get("Uid", "").split()[1:2]  # the effective one
+    used = facts.get("VmRSS", "").split()[:1]
+    return [f"uid {uid[0] if uid else 'unknown'}, "
+            f"memory {narration.size(int(used[0]) * 1024) if used else 'unknown'}"]
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        return f"none: {error.strerror}"
+
+
+def _load() -> str:
+    try:
+        return " ".join(f"{number:.2f}" for number in os.getloadavg())
+    except OSError:
+        return "unknown"
+
+
 class _Memory(logging.Handler):
     """Keeps the last log lines."""
 
@@ -112,15 +142,25 @@ class Reports:
         self._count = 0
         master.log.addHandler(self._memory)
         master.on("worker exception", self._exception)
+        master.on("after fork", lambda worker: self._memory.lines.clear())  # from now on, those of this worker
 
-    def report(self, worker: Any, error: dict[str, str]) -> str:
+    def last_lines(self) -> list[str]:
+        """In a worker: what it logged last."""
+        return list(self._memory.lines)[-LINES:]
+
+    def report(self, worker: Any, error: dict[str, Any]) -> str:
         """The report of one exception, as text."""
         flying = [f"{what} for {age:.1f} s" for age, what in worker.in_flight()]
         sections = {
             "Worker": [f"id {worker.id}, pid {worker.pid}, generation {worker.generation}, {worker.state.value}",
+                       *_process(worker.pid),
                        f"up {narration.duration(worker.uptime)}", f"in flight: {'; '.join(flying) or 'nothing noted'}"],
             "Master": [f"pid {os.getpid()}, {self._master.state}, {len(self._master.workers)} workers",
                        f"listening on {', '.join(self._master.addresses)}",
+                       *_process(os.getpid()),
+                       f"command: {narration.printable(_without_secrets(shlex.join(sys.orig_argv)))}",
+                       f"directory: {narration.printable(_directory())}",
+                       f"host {self._host}, load {_load()}",
                        f"cluster {__version__}, Python {platform.python_version()}, {platform.platform()}"],
             "Log": list(self._memory.lines) or ["nothing was logged"],
             "Environment": [f"{name}={value}" for name, value in masked(dict(os.environ)).items()],
@@ -130,6 +170,10 @@ class Reports:
         if error["doing"]:  # what is in flight may be over by now
             parts.append(f"while: {error['doing']}")
         parts += ["", error["text"].rstrip()]
+        if error.get("log"):
+            sections = {"Log of the worker": error["log"], **sections}
+        if error.get("data"):
+            sections = {"Data": as_lines(error["data"]), **sections}
         for title, content in sections.items():
             parts += ["", title, "-" * len(title), *content]
         return "\n".join(parts) + "\n"

@@ -12,6 +12,7 @@ import gevent
 
 from .. import narration
 from ..errors import ConfigurationError
+from ..reported import as_lines
 from . import _options, _subject
 from ._errand import Errand
 
@@ -114,7 +115,7 @@ class _Mailer:
         master.on("closing", self._gather)
         master.on("close", self._close)
 
-    def _exception(self, worker: Any, error: dict[str, str]) -> None:
+    def _exception(self, worker: Any, error: dict[str, Any]) -> None:
         if len(self._reports) >= _MOST:
             self._more += 1
             return
@@ -124,6 +125,8 @@ class _Mailer:
             doing = f"; while: {error['doing']}" if error["doing"] else ""
             line = narration.uncaught(worker, error)
             text = f"{line}\n(pid {worker.pid}, up {worker.uptime:.1f} s{doing})\n\n{error['text']}"
+            if error.get("data"):
+                text += "\n" + "\n".join(as_lines(error["data"])) + "\n"
         self._first = self._first or self._subject(worker, error)
         self._reports.append(text)
         if self._timer is None:

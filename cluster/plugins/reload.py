@@ -118,6 +118,7 @@ class _Watch:
         # two versions within a second look the same to a cached one; so workers leave no cached ones
         sys.dont_write_bytecode = True
         master.set("restart threshold", 0)
+        master.mended_by("a file changes")
         self._seen = self._look()
         self._distrust_our_own()
         #: what was there when a restart began

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gevent
@@ -18,12 +20,23 @@ from ..complaints import application_traceback
 from ..errors import ApplicationNotFound, ConfigurationError
 from ..narration import printable
 from ..output import Saying, say
+from ..reported import LIMITS, in_words, table
 from .repeats import Repeats
 
-#: the most of a message, of a traceback, and of what was going on that the master is told, in characters
-MESSAGE, TEXT, DOING = 10_000, 100_000, 1000
+MESSAGE, TEXT, DOING = LIMITS["message"], LIMITS["text"], LIMITS["doing"]
 #: seconds that whoever refers to a failed greenlet has to ask for its result
 CLAIM = 5.0
+
+#: what the next try meets again: neither time nor the end of another process gives a file, or a permission
+_LASTING = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EINVAL,
+    errno.ELOOP, errno.ENAMETOOLONG,
+})
+#: what the loader of shared libraries says, without an errno, where the next try may succeed
+_PASSING = (
+    *map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ESTALE, errno.ETXTBSY)),
+    "failed to map segment",
+)
 
 _thread_id: Callable[[], int] = gevent.monkey.get_original("_thread", "get_ident")
 
@@ -33,6 +46,28 @@ def exit_code(request: SystemExit) -> int:
     if request.code is None:
         return 0
     return request.code & 0xFF if isinstance(request.code, int) else 1
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether loading the application fails like this again, however often it is tried: the code has to change first.
+
+    Not so where memory, descriptors or another host were missing, which may be what an `ImportError` comes from.
+    """
+    if not isinstance(error, ConfigurationError | ImportError | SyntaxError):
+        return False
+    seen: list[BaseException] = []
+    left: list[BaseException] = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, MemoryError) or (isinstance(one, OSError) and one.errno not in _LASTING):
+            return False
+        if isinstance(one, ImportError) and any(text in str(one) for text in _PASSING):
+            return False
+        seen.append(one)
+        for origin in (one.__cause__, one.__context__):
+            if origin is not None and not any(origin is other for other in seen):
+                left.append(origin)
+    return True
 
 
 class _Summary(NamedTuple):
@@ -74,8 +109,13 @@ class Failures:
         say(f"exception in {doing}\n" + "".join(traceback.format_exception(error)))
         self.report(error, fatal=False, doing=doing)
 
-    def report(self, error: BaseException, fatal: bool = True, text: str | None = None, doing: str = "") -> None:
-        """Tell the master, who prints what is *fatal*. *text* stands for the traceback."""
+    def report(
+        self, error: BaseException, fatal: bool = True, text: str | None = None, doing: str = "", hopeless: bool = False
+    ) -> None:
+        """Tell the master, who prints what is *fatal*. *text* stands for the traceback.
+
+        *hopeless*: no other worker can start either, until something is mended.
+        """
         if text is None:
             if isinstance(error, ApplicationNotFound | ConfigurationError):
                 text = str(error)  # says it all; where we found out is of no interest
@@ -83,8 +123,18 @@ class Failures:
                 text = application_traceback(error)
         self._tell({
             "t": "exception", "type": type(error).__name__, "message": str(error)[:MESSAGE],
-            "text": text[-TEXT:], "fatal": fatal, "doing": doing[:DOING], "count": 1,
+            "text": text[-TEXT:], "fatal": fatal, "doing": doing[:DOING], "count": 1, "hopeless": hopeless,
         })
+
+    def handled(self, error: BaseException, data: Mapping[Any, Any]) -> Message:
+        """What the master is told of an exception that the application has dealt with, and which it may raise again."""
+        trace = error.__traceback__
+        text = application_traceback(error)
+        error.__traceback__ = trace
+        return {
+            "t": "exception", "type": type(error).__name__, "message": in_words(error)[:MESSAGE], "text": text[-TEXT:],
+            "fatal": False, "handled": True, "doing": "", "count": 1, "data": table(data),
+        }
 
     def _greenlet_failed(self, context: Any, kind: Any, error: Any, trace: Any) -> None:
         """A greenlet ended with an exception."""

@@ -33,7 +33,7 @@ from ..system import (
     undo_in_child,
 )
 from ..vhosts import VirtualHosts
-from .failures import Failures, exit_code
+from .failures import Failures, exit_code, is_lasting
 from .forked import when_forked
 from .identity import Identity, drop_privileges
 from .log import logger_of
@@ -103,6 +103,7 @@ class Worker:
         self._stop = gevent.event.Event()
         self._grace: float = orders.options["drain grace"]
         self._in_job = False
+        self._loading = False
         self._exit_code = 0
         self._said_ready = False
         self._termination = Termination(self._system, self._catch)
@@ -134,6 +135,24 @@ class Worker:
             take(type, data)
         else:
             self.log.info("%s: %r", type, data)
+
+    def report(self, error: BaseException, data: Mapping[str, Any] | None = None) -> bool:
+        """Tell the master of an exception that the application has dealt with: event `worker exception`, with
+        ``handled`` true, so that ``mail()``, ``exceptions()`` and ``logger()`` have it.
+
+        *data*: a table for who reads it, at most 100 rows; of values that are no texts the repr, each at most 1000
+        characters. Never waits for the master; False when he has gone or has not read for long, and it is lost.
+        Raises TypeError when *error* is no exception or *data* no mapping.
+        """
+        if not isinstance(error, BaseException):
+            raise TypeError(f"report() takes an exception, not {error!r}")
+        if data is not None and not isinstance(data, Mapping):
+            raise TypeError(f"report() takes a mapping as data, not {data!r}")
+        try:
+            self._channel.offer(self._with_log(self._failures.handled(error, data or {})))
+        except ChannelError:
+            return False
+        return True
 
     def call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
         """Run in the master the function exposed as *name*, or a command that workers may use; returns its result.
@@ -239,6 +258,7 @@ class Worker:
     def serve(self, server: Any) -> NoReturn:
         """Load *server* (an object, or the `Target` that a string names), serve until asked to end, and leave."""
         with self.fatal():
+            self._loading = True
             if isinstance(server, Target):
                 server = importer.load(server, self._orders.base)
             if isinstance(server, VirtualHosts):
@@ -253,7 +273,7 @@ class Worker:
 
     def _serve_connections(self, server: Any) -> None:
         context = servers.Context(
-            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self.report,
+            self.listeners, self._scoreboard, self._row, self._scoreboard.in_flight(self._row), self._failed,
             self.options, self._orders.base, self.observers,
         )
         adapter = self._adapter = servers.adapt(server, context)
@@ -270,6 +290,7 @@ class Worker:
             gevent.sleep(WAITING)
 
     def _serving(self) -> None:
+        self._loading = False
         if self.options["ready"] == "auto":
             self.ready()
         # a worker in a busy loop does not read the end of its channel; this interrupts it
@@ -370,10 +391,10 @@ class Worker:
             self._failures.report(request)  # whoever leaves at import serves nothing, and it were forked for ever
             self._leave(1)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported and ends this worker
-            self._failures.report(error)
+            self._failures.report(error, hopeless=self._loading and is_lasting(error))
             self._leave(1)
 
-    def report(self, error: BaseException, doing: str) -> None:
+    def _failed(self, error: BaseException, doing: str) -> None:
         """An exception in a request: traceback on stderr, event in the master; the worker lives on."""
         if self._forked and isinstance(error, SystemExit):
             self._leave(exit_code(error))
@@ -382,7 +403,7 @@ class Worker:
             self._leave(1)
 
     def _handler_failed(self, name: str, handler: Callable[..., Any], error: BaseException) -> None:
-        self.report(error, f"a handler of event {name!r}")
+        self._failed(error, f"a handler of event {name!r}")
 
     def _end_failed(self, code: int) -> None:
         """Something outside a request failed: finish what is in flight, then exit with *code*."""
@@ -397,9 +418,14 @@ class Worker:
 
     # -- the master
 
+    def _with_log(self, message: Message) -> Message:
+        """An exception with what this worker logged before it, where a plugin keeps that for its reports."""
+        last_lines = getattr(self._orders.provided.get("exceptions"), "last_lines", None)
+        return message if last_lines is None else {**message, "log": last_lines()}
+
     def _tell(self, message: Message) -> None:
         try:
-            self._channel.send(message)
+            self._channel.send(self._with_log(message) if message["t"] == "exception" else message)
         except ChannelError:  # the master has gone, and we are about to notice; or it is not our channel
             if message["t"] == "exception" and message["fatal"]:
                 output.say(message["text"])  # he would have

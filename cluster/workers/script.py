@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from ..system import collect_no_more
+from ..uncaught import tell_no_more
 
 
 def watch_end(on_over: Callable[[], None], on_end: Callable[[BaseException | None], None]) -> None:
@@ -16,6 +17,7 @@ def watch_end(on_over: Callable[[], None], on_end: Callable[[BaseException | Non
     `SystemExit` is none of these; which code it meant only the interpreter knows.
     """
     sys.last_value = None  # what an uncaught exception leaves behind, whatever is hooked
+    tell_no_more()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = lambda *about: None  # the master prints it
     shutdown = threading._shutdown  # type: ignore[attr-defined]

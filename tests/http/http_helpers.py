@@ -12,6 +12,9 @@ from gevent import socket as gsocket
 
 from cluster.http.wire import CLOSED
 
+#: TCP_NOTSENT_LOWAT on Linux, which not all versions name
+NOTSENT_LOWAT = 25
+
 
 @dataclasses.dataclass
 class Served:

@@ -38,8 +38,8 @@ def test_k7_missing_module_fails_before_anything_is_imported_or_bound(shop: Work
                           ("aap:app", "did you mean 'app'?"), ("./nowhere.py", "no such file"),
                           ("app:", "neither a name nor a call")):
         server = shop.script(f"trace(cluster({target!r})).listen(0)")
-        assert server.wait_exit() == 1
-        server.wait_for(f"^cluster.errors.ApplicationNotFound: .*{re.escape(words)}")
+        assert server.wait_exit() == 2
+        server.wait_for(f"^cluster: .*{re.escape(words)}")
         assert "PARENT IMPORTED" not in server.output and server.events() == []
 
 
@@ -48,7 +48,7 @@ def test_k7_missing_attribute_and_failing_import(shop: Workshop) -> None:
     shop.write("outer.py", "import json\nfrom json import no_such_thing\n")
     server = shop.script("trace(cluster('app:ap').set(workers=1, abort_deaths=2)).listen(0)")
     assert server.wait_exit() == 3
-    assert server.lines.count("'app:ap': no attribute 'ap'; did you mean 'app'?") == 2
+    assert server.lines.count("'app:ap': no attribute 'ap'; did you mean 'app'?") == 1
     assert "Traceback" not in server.output
     server = shop.script("trace(cluster('outer:app').set(workers=1, abort_deaths=1)).listen(0)")
     assert server.wait_exit() == 3
@@ -338,6 +338,62 @@ def test_program_serves_and_checks(shop: Workshop) -> None:
         assert (done.returncode, done.stderr.count("\n"), done.stdout.replace("\n", "")[:8]) in (
             (2, 1, ""), (2, 1, "IMPORTED")), (arguments, done)
         assert done.stderr.startswith("cluster: ") and words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("line", [
+    'cluster("app:app").set(workers="four").listen(0)', "cluster(print).start()", "package.job(3)",
+    "package.logger(level='loud')", 'from cluster import tcp; cluster(tcp(lambda: 0)).listen(0)',
+    "package.vhost({})", "cluster(package)", "cluster('app:app').bind('x')",
+])
+def test_a_script_that_is_configured_wrongly_ends_with_one_line(shop: Workshop, line: str) -> None:
+    """Row W8: exit code 2, its hooks are run, no traceback; with CLUSTER_DEBUG=1 a traceback."""
+    body = f"import atexit\natexit.register(say, 'HOOK')\nif True:\n    {line}\nsay('NOT REACHED')\n"
+    server = shop.script(body)
+    assert server.wait_exit() == 2
+    server._reader.join(5)
+    assert [line[:9] for line in server.lines] == ["cluster: ", "HOOK"], server.lines
+    text = server.lines[0].removeprefix("cluster: ")
+    server = shop.script(body, environment={"CLUSTER_DEBUG": "1"})
+    assert server.wait_exit() == 1
+    server.wait_for("^Traceback")
+    server.wait_for("^HOOK$")
+    assert f"cluster.errors.ConfigurationError: {text}" in server.output or " at 0x" in text
+
+
+def test_other_hooks_for_what_nobody_caught_are_respected(shop: Workshop) -> None:
+    """Row W8: other exceptions go to the hook that was there; one set later has all; an interactive one goes on."""
+    hook = "sys.excepthook = lambda kind, error, trace: say('HOOKED', kind.__name__)\n"
+    wrong = "cluster('app:app').set(workers='four')\n"
+    for body, code, told in ((f"{hook}m = cluster('app:app')\n1 / 0\n", 1, "HOOKED ZeroDivisionError"),
+                             (f"{hook}{wrong}", 2, "cluster: setting 'workers' cannot be 'four'"),
+                             (f"m = cluster('app:app')\n{hook}{wrong}", 1, "HOOKED ConfigurationError"),
+                             ("m = cluster('app:app')\n1 / 0\n", 1, "ZeroDivisionError: division by zero"),
+                             (f"try: {wrong}except ValueError: pass\nsay('GOES ON')\n", 0, "GOES ON")):
+        server = shop.script(body)
+        assert server.wait_exit() == code, (body, server.output)
+        server.wait_for("^" + re.escape(told))
+    path = shop.write("wrong.py", "from cluster import cluster\n" + wrong)
+    done = subprocess.run([sys.executable, "-i", str(path)], input="print('GOES ON')\n", cwd=shop.directory,
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert "Traceback" in done.stderr and done.stdout == "GOES ON\n" and done.returncode == 0, done
+
+
+def test_an_abstract_worker_that_is_configured_wrongly(shop: Workshop) -> None:
+    """Row W8: the hook is the master's; in a worker the rest of the script dies as of any exception, told once."""
+    server = shop.script("""
+        m = trace(cluster().set(workers=1, abort_deaths=1))
+        @m.on("worker killed")
+        def stop(worker):
+            say("KILLED", worker.exit_code)
+            m.close()
+        m.start()
+        if m.is_worker:
+            m.set(workers="four")
+        """)
+    server.wait_for("^KILLED 1$")
+    server.wait_exit()
+    server._reader.join(5)
+    assert len([line for line in server.lines if "cannot be 'four'" in line and "EVENT" not in line]) == 1
 
 
 @pytest.mark.parametrize("target, words", [

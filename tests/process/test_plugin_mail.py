@@ -6,6 +6,8 @@ import contextlib
 import email
 import email.policy
 import functools
+import os
+import re
 import shutil
 import signal
 import socket
@@ -198,6 +200,65 @@ def test_a_subject_with_placeholders(shop: Workshop, subject: str, expected: str
     assert message.get_content().startswith("ValueError in GET /odd\n")
 
 
+def test_a_handled_exception_is_reported_with_its_data(shop: Workshop) -> None:
+    """It is mailed, and written, with the table; the answer is the application's, and the error can be raised again."""
+    shop.write("sendmail", "#!/bin/sh\ncat >> mails\n").chmod(0o755)
+    shop.write("careful.py", """
+        import cluster
+        def app(environ, start_response):
+            cluster.worker().log.error("about to fail")
+            try:
+                raise KeyError("order")
+            except KeyError as error:
+                before = error.__traceback__
+                sent = cluster.worker().report(error, {"order": 4711, "who": "somebody"})
+                assert error.__traceback__ is before
+            start_response("200 OK", [])
+            return [repr(sent).encode()]
+    """)
+    for plugins in ("", "package.exceptions(), "):
+        server = shop.script(SERVER.replace("app:app", "careful:app").format(
+            plugins=plugins + 'package.mail("a@example.com", sendmail="./sendmail")').replace("trace(m)", """
+m.on("worker exception", lambda worker, error: say("ERROR", error["fatal"], error["handled"], error["data"]))
+trace(m)""")).ready()
+        assert fetch(server.address(), "/") == (200, b"True")
+        server.wait_for("^ERROR False True {'order': '4711', 'who': 'somebody'}$")
+        end(server)
+        mails = shop.directory / "mails"
+        message = email.message_from_string(mails.read_text(), policy=email.policy.default)
+        mails.unlink()
+        assert "worker 0 reported KeyError: 'order'" in message["subject"]
+        text = message.get_content()
+        assert "\norder  4711\nwho    somebody\n" in text and "\nKeyError: 'order'\n" in text
+        assert ("\nData\n----\n" in text) is bool(plugins)
+        assert ("about to fail" in text) is bool(plugins)  # this worker's own line
+        if plugins:
+            own = text.partition("\nLog of the worker\n")[2].partition("\n\n")[0]
+            assert own.count("\n[") == 1 and own.endswith("[ERROR] about to fail")
+
+
+def test_reports_do_not_pile_up_while_the_master_does_not_read(shop: Workshop) -> None:
+    """A worker whose master is stopped loses reports instead of queueing them, says so, and goes on serving."""
+    shop.write("busy.py", """
+        import cluster
+        def app(environ, start_response):
+            worker = cluster.worker()
+            data = {str(row): "x" * 1000 for row in range(100)}
+            sent = sum(worker.report(ValueError("bad"), data) for _ in range(200))
+            start_response("200 OK", [])
+            return [b"%d" % sent]
+    """)
+    server = shop.script(SERVER.replace("app:app", "busy:app").format(plugins="package.exceptions()")).ready()
+    address = server.address()
+    server.signal(signal.SIGSTOP)
+    try:
+        sent = [int(fetch(address, "/")[1]) for _ in range(2)]
+    finally:
+        server.signal(signal.SIGCONT)
+    assert 5 <= sent[0] < 60 and sent[1] == 0  # 100 kB each: 1 MB of them, and what the kernel takes
+    end(server)
+
+
 def certify(folder: Path, name: str, host: str, ca: str | None = None) -> None:
     """Make NAME.pem and NAME.key for *host*, signed by the authority *ca* or by itself."""
     run = functools.partial(subprocess.run, cwd=folder, check=True, capture_output=True)
@@ -279,7 +340,9 @@ def test_failures_are_reported_once_and_harm_nothing(shop: Workshop, plugin: str
 def test_wrong_options(shop: Workshop, plugin: str) -> None:
     """Said at once."""
     server = shop.script(SERVER.format(plugins="package." + plugin))
-    assert server.wait_exit() != 0 and "ConfigurationError: " in server.output
+    assert server.wait_exit() == 2
+    server.wait_for("^cluster: (mail|exceptions): ")
+    assert "Traceback" not in server.output
 
 
 def test_exceptions_writes_reports(shop: Workshop) -> None:
@@ -295,6 +358,10 @@ def test_exceptions_writes_reports(shop: Workshop) -> None:
                      "[INFO] worker 0 ready\n", "\nEnvironment\n", "PATH="):
         assert expected in text, expected
     assert len([line for line in server.lines if line.startswith("REPORT")]) == 1
+    assert re.search(rf"^uid {os.geteuid()}, memory \d+\.\d MB\nup ", text, re.MULTILINE)  # the worker's
+    assert re.search(rf"^uid {os.geteuid()}, memory \d+\.\d MB\ncommand: .*\.py.*\ndirectory: "
+                     rf"{re.escape(str(shop.directory))}\nhost {re.escape(socket.gethostname())}, load \d+\.\d\d ",
+                     text, re.MULTILINE)
     end(server)
 
 

@@ -140,8 +140,9 @@ def _bound(pid: int) -> list[str]:
 def test_failures_at_start_are_loud(shop: Workshop) -> None:
     """A directory that cannot be made ends the script."""
     server = shop.script(SERVER.replace("pidfiles()", "pidfiles('app.py/x')"))
-    assert server.wait_exit() != 0
-    assert "ConfigurationError: pidfiles: cannot make" in server.output
+    assert server.wait_exit() == 2
+    server.wait_for("^cluster: pidfiles: cannot make")
+    assert "Traceback" not in server.output
 
 
 def test_a_younger_process_is_somebody_elses(tmp_path: Path) -> None:

@@ -189,4 +189,6 @@ def test_what_is_no_json_is_logged_by_workers_as_by_the_master(shop: Workshop) -
 def test_wrong_options(shop: Workshop, options: str) -> None:
     """Said at once."""
     server = shop.script(SERVER.format(options=options))
-    assert server.wait_exit() != 0 and "ConfigurationError: redis_log: " in server.output
+    assert server.wait_exit() == 2
+    server.wait_for("^cluster: redis_log: ")
+    assert "Traceback" not in server.output

@@ -187,6 +187,43 @@ def test_w2_broken_code_under_load(shop: Workshop) -> None:
     end(server)
 
 
+def test_a_start_that_cannot_succeed_waits_for_the_next_change(shop: Workshop) -> None:
+    """Row W6: nothing is forked and nothing said while it waits; another broken version is told, and it waits on."""
+    shop.write("shop.py", "import no_such_module")
+    server = shop.script(SERVER.format(options=""))
+    server.wait_for("^cluster: no worker can start before that is mended; waiting until a file changes$")
+    eventually(lambda: server.workers() == [], "no worker")
+    for turn, broken in enumerate(("raise ValueError('not today')", "from json import no_such_thing"), 1):
+        shop.write("shop.py", broken)
+        server.wait_for(r"EVENT \d+ reload failed", turn)
+        eventually(lambda: server.workers() == [], "no worker again")
+    assert server.output.count("ModuleNotFoundError: ") == 2  # on stderr, and with the event
+    assert "no_such_thing" in server.output and "before any got ready" not in server.output
+    shop.write("shop.py", page("healed"))
+    shows(server.ready(), "healed")
+    assert len(server.workers()) == 2
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.wait_for(r"EVENT \d+ worker ready", 3)
+    end(server)
+
+
+def test_a_start_that_waits_can_be_ended_or_restarted(shop: Workshop) -> None:
+    """Row W6: by a signal, and by a change of what the master has loaded."""
+    shop.write("shop.py", "import no_such_module")
+    server = shop.script(SERVER.format(options=""))
+    server.wait_for("^cluster: no worker can start before that is mended; waiting")
+    path = shop.directory / "server.py"
+    path.write_text(path.read_text() + "# changed\n")
+    assert "exit code 3" in server.wait_for(r"EVENT \d+ restart failed (.*)")[1]
+    shop.write("shop.py", page("healed"))
+    shows(server.ready(), "healed")
+    end(server)
+    shop.write("shop.py", "import no_such_module")
+    server = shop.script(SERVER.format(options=""))
+    server.wait_for("^cluster: no worker can start before that is mended; waiting")
+    end(server)
+
+
 def test_w1_what_the_master_has_loaded_restarts_it(shop: Workshop) -> None:
     """W1: editing the server script replaces the master, at once; W2: a broken one leaves the old master serving."""
     server = serve(shop)

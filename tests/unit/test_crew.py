@@ -144,10 +144,15 @@ class Stage:
         system: Any = self.system
         self.crew = Crew(system, self.inbox, self.emitter, said, said, options, self.changed, self.gave_up.append,
                          lambda worker, message: None)
+        self.hopeless = 0
+        self.crew.on_hopeless = self.despair
         self.crew.board(workers)
 
     def changed(self) -> None:
         self.changes += 1
+
+    def despair(self) -> None:
+        self.hopeless += 1
 
     def worker(self, slot: int) -> WorkerHandle:
         (found,) = (worker for worker in self.crew.current() if worker.id == slot)
@@ -314,6 +319,44 @@ def test_a_new_master_whose_old_one_is_gone_does_not_give_up() -> None:
         stage.inbox.work()
         stage.inbox.move(5.1)
     assert not stage.gave_up and len(stage.crew.current()) == 2
+    stage.close()
+
+
+HOPELESS = {"t": "exception", "type": "ImportError", "fatal": True, "hopeless": True}
+
+
+def test_what_can_never_heal_ends_the_start_at_once() -> None:
+    """Row W6: one worker's word is enough, nothing is forked afterwards, and the others' reports are the same news."""
+    stage = Stage()
+    first, second = stage.crew.current()
+    stage.crew._heard(first, dict(HOPELESS))
+    stage.crew._heard(second, dict(HOPELESS))
+    assert stage.crew.hopeless and stage.hopeless == 1 and stage.said.names().count("worker exception") == 1
+    stage.die(first, FAILED)
+    stage.inbox.work()
+    stage.inbox.move(10)
+    assert stage.crew.current() == [second]
+    stage.close()
+
+
+@pytest.mark.parametrize("case", ["one was ready", "nobody to leave it to", "never give up", "a reload", "closing",
+                                  "1"])
+def test_a_worker_is_not_believed_that_none_can_start(case: str) -> None:
+    """Row W6: what serves, or may come to serve, is not ended by what a worker says."""
+    stage = Stage(**({"abort deaths": 0} if case == "never give up" else {}))
+    worker = stage.worker(0)
+    if case == "one was ready":
+        stage.crew._heard(stage.worker(1), {"t": "connected"})
+        stage.crew._heard(stage.worker(1), {"t": "ready"})
+    elif case == "nobody to leave it to":
+        stage.crew.may_give_up = lambda: False
+    elif case == "a reload":
+        worker = stage.crew.spawn(0, 2)
+    elif case == "closing":
+        stage.crew.maintaining = False
+    for _ in range(2):
+        stage.crew._heard(worker, HOPELESS | ({"hopeless": 1} if case == "1" else {}))
+    assert not stage.crew.hopeless and not stage.hopeless and stage.said.names().count("worker exception") == 2
     stage.close()
 
 

@@ -15,10 +15,10 @@ PACKAGE = ROOT / "cluster"
 #: from the bottom up: a module may import from its own layer and from those before it
 LAYERS: dict[str, set[str]] = {
     "pure": {"errors", "states", "events", "settings", "importer", "kinds", "respawn", "rollout", "commands",
-             "narration", "vhosts", "counters"},
+             "narration", "reported", "vhosts", "counters"},
     "operating system": {"system", "output", "signals", "addresses", "listeners", "channel", "scoreboard", "host",
                          "notify", "certificates"},
-    "plumbing": {"inbox", "announcer", "results", "complaints", "extending"},
+    "plumbing": {"inbox", "announcer", "results", "complaints", "extending", "uncaught"},
     "actors": {"workers", "workers.handle", "workers.identity", "workers.failures", "workers.repeats", "workers.forked",
                "workers.script", "workers.log", "workers.termination", "workers.runtime", "servers", "servers.context",
                "servers.accepting", "servers.stream", "servers.wsgi", "servers.http", "http", "calls",
@@ -34,7 +34,7 @@ CLOSED = {
     "http": {"errors", "counters", "output"},
     # helpers that plugins share begin with an underscore; the others do not know each other
     "plugins": {"", "errors", "commands", "results", "signals", "host", "system", "narration", "remote", "operating",
-                "channel", "counters", "output"},
+                "channel", "counters", "output", "reported"},
 }
 
 #: what a pure module may import from the standard library: nothing that reads, writes or waits

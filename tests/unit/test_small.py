@@ -184,13 +184,16 @@ def test_what_cannot_be_a_wsgi_application(server: Any, words: str) -> None:
 def test_what_can_be_a_job() -> None:
     """Row W8: a job takes a worker, a handler of connections a socket and an address."""
     assert kinds.check(Answers().one, False) is kinds.check(kinds.job(print), True) is kinds.Kind.JOB
-    for wrong in (lambda: None, two):
-        with pytest.raises(ConfigurationError, match=r"takes a function of \(worker\)"):
-            kinds.check(wrong, False)
+    with pytest.raises(ConfigurationError, match=r"takes a function of \(worker\)"):
+        kinds.check(lambda: None, False)
+    with pytest.raises(ConfigurationError, match="takes a function"):
+        kinds.job(two)
     with pytest.raises(ConfigurationError, match=r"takes a function of \(socket, address\)"):
         kinds.tcp(lambda connection: None)
     with pytest.raises(ConfigurationError, match="needs an address"):
         kinds.check(kinds.tcp(two), False)
+    with pytest.raises(ConfigurationError, match="needs an address"):
+        kinds.check(two, False)
 
 
 def test_emitter_order_and_failures() -> None:
