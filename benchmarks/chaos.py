@@ -167,9 +167,12 @@ class Chaos:
 
     def master(self) -> int:
         """The one that serves, or will."""
-        if not self.wait(self.masters, 10):  # one whose old master was killed may be on its way
-            raise RuntimeError("no master is left")
-        return (self.masters() or [0])[-1]
+        end = time.monotonic() + 10
+        while time.monotonic() < end:  # one whose old master was killed may be on its way
+            if found := self.masters():
+                return found[-1]
+            time.sleep(0.01)
+        raise RuntimeError("no master is left")
 
     def workers(self) -> list[int]:
         """Living workers of any master."""
