@@ -167,10 +167,9 @@ class Chaos:
 
     def master(self) -> int:
         """The one that serves, or will."""
-        found = self.masters()
-        if not found:
+        if not self.wait(self.masters, 10):  # one whose old master was killed may be on its way
             raise RuntimeError("no master is left")
-        return found[-1]
+        return (self.masters() or [0])[-1]
 
     def workers(self) -> list[int]:
         """Living workers of any master."""
@@ -188,9 +187,10 @@ class Chaos:
 
     @staticmethod
     def send(pid: int, number: int) -> None:
-        """A signal to a process that may have gone."""
+        """A signal to a process that may have gone; 0: to nobody."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            if pid:
+                os.kill(pid, number)
 
     # -- the load
 
@@ -280,7 +280,7 @@ class Chaos:
         if self.random.random() < 0.5:
             self.send(self.master(), signal.SIGHUP)
             time.sleep(self.random.uniform(0, 0.6))
-        pid = self.random.choice(self.masters())
+        pid = self.random.choice(self.masters() or [self.master()])
         self.send(pid, signal.SIGSTOP)
         time.sleep(self.random.uniform(0, 2.0))
         self.send(pid, signal.SIGCONT)
@@ -328,7 +328,9 @@ class Chaos:
         before = len(self.events(failed))
         for _ in range(3):  # one that was under way already may have read the code before
             succeeded = len(self.events(done))
-            self.send(self.master(), number)
+            master = self.master()
+            self.say(f"  {signal.Signals(number).name} to {master}")
+            self.send(master, number)
             self.wait(lambda: len(self.events(failed)) > before or len(self.events(done)) > succeeded, 40)  # noqa: B023
             if len(self.events(done)) == succeeded:
                 break
@@ -382,6 +384,10 @@ class Chaos:
             masters = self.masters()
             if len(masters) != 1:
                 last = f"{len(masters)} masters: {masters}"
+                return False
+            ended = len(self.events("restart")) + len(self.events("restart_failed"))
+            if len(self.events("restarting")) > ended:
+                last = "a restart is under way"
                 return False
             before = len(self.events("STATUS"))
             self.send(masters[0], signal.SIGUSR1)
@@ -443,7 +449,8 @@ class Chaos:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
         disk = self.directory / "disk"
-        left = [path.name for path in (disk / "pids").glob("*") if path.suffix != ".pid"]
+        # the socket for commands of a master that was killed stays until the next one has taken over
+        left = [path.name for path in (disk / "pids").glob("*") if path.suffix not in (".pid", ".sock")]
         if left:
             self.finding(f"files left beside the pid files: {left}")
         if self._small_disk:
