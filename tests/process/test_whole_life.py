@@ -102,7 +102,9 @@ class Record:
     def _new(self) -> Lines:
         found = {}
         for name, lines in self._all().items():
-            new = [line for line in lines[self._seen.get(name, 0):] if not re.match(r"\s", line)]  # quoted code
+            new = [line for line in lines[self._seen.get(name, 0):]
+                   if not re.match(r"\s", line)  # quoted code
+                   and "repl: connection from" not in line]  # ours, for each question that `talk` asks
             for pattern, text in _VARIES:
                 new = [re.sub(pattern, text, line) for line in new]
             found[name] = new
