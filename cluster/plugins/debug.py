@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import colorlog
 
 from .. import narration, output
+from ._telling import rarely, teller
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -51,16 +52,7 @@ def _lower_case(record: logging.LogRecord) -> bool:
 
 
 def _narrate(master: Master, log: logging.Logger) -> None:
-    def tell(event: str, level: Callable[..., None], words: Callable[..., str | None]) -> None:
-        def handle(*args: Any) -> None:
-            text = words(*args)
-            if text is not None:
-                level("%s", text)
-
-        master.on(event, handle)
-
-    def rarely(words: Callable[..., str]) -> Callable[..., str | None]:
-        return lambda worker, *args: words(worker, *args) if narration.is_news(worker) else None
+    tell = teller(master)
 
     def listening() -> None:
         for address in master.addresses:

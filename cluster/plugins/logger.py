@@ -17,6 +17,7 @@ from ..errors import ChannelError, ConfigurationError
 from ..output import dropped
 from ..system import close_descriptor
 from . import _lines, _options
+from ._telling import rarely, teller
 
 if TYPE_CHECKING:
     from ..master import Master
@@ -188,16 +189,7 @@ def _narrate(master: Master) -> None:
     log = master.log
     tracebacks = narration.Told()
 
-    def tell(event: str, level: Callable[..., None], words: Callable[..., str | None]) -> None:
-        def handle(*args: Any) -> None:
-            text = words(*args)
-            if text is not None:
-                level("%s", text)
-
-        master.on(event, handle)
-
-    def rarely(words: Callable[..., str]) -> Callable[..., str | None]:
-        return lambda worker, *args: words(worker, *args) if narration.is_news(worker) else None
+    tell = teller(master)
 
     def uncaught(worker: Any, error: dict[str, str]) -> str | None:
         before = tracebacks.again(error["text"])
